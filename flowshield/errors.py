@@ -1,0 +1,52 @@
+"""The errors that flowshield raises for what a user can mend."""
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "FileFormatError",
+    "FlowshieldError",
+    "NotCalibratedError",
+    "ShapeError",
+    "unknown_name",
+]
+
+import difflib
+from collections.abc import Iterable
+
+
+class FlowshieldError(Exception):
+    """Something the user gave cannot be used; the message says what to do about it."""
+
+
+class ConfigError(FlowshieldError, ValueError):
+    """A config key or value is unknown, of the wrong type or out of range."""
+
+
+class DataError(FlowshieldError, ValueError):
+    """Data hold NaN, are empty, or lack what is asked of them."""
+
+
+class ShapeError(FlowshieldError, ValueError):
+    """An array or tensor has another shape than its documentation says."""
+
+
+class FileFormatError(FlowshieldError, ValueError):
+    """A file is truncated, foreign, or of a version that this release does not know."""
+
+
+class NotCalibratedError(FlowshieldError, RuntimeError):
+    """A shield was asked for a verdict before it was calibrated."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
+    """Builds the error for a name that is not in a registry, with the near ones first.
+
+    Args:
+        kind: What is named, in words ("shield", "config key").
+        name: What the user gave.
+        known: The names that would have been accepted.
+    """
+    choices = sorted(known)
+    near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return ConfigError(f"unknown {kind} {name!r}: {hint}expected one of {', '.join(choices)}")
