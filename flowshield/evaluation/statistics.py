@@ -1,0 +1,287 @@
+"""Intervals and tests for comparing policies on few episodes.
+
+Returns are skewed (one crash among a hundred landings), so intervals of means come from the
+bootstrap, and rates, which may be 0 of n, from Clopper and Pearson's exact interval.
+"""
+
+__all__ = [
+    "ConfidenceInterval",
+    "Interval",
+    "PairedTest",
+    "clopper_pearson",
+    "paired_difference",
+    "paired_t_test",
+    "wilcoxon_test",
+]
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from scipy.stats import binomtest, bootstrap  # type: ignore[attr-defined]  # its __all__ is computed
+
+from flowshield.errors import ConfigError, DataError, ShapeError
+
+Method = Literal["BCa", "percentile"]
+
+_MAX_RESAMPLED = 2**22  # numbers held at once while resampling: 32 MiB
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the interval that covers it.
+
+    Attributes:
+        estimate: The mean of the values, in their unit.
+        low: Lower end, NaN where there was only one value.
+        high: Upper end, NaN where there was only one value.
+        confidence: Share of such intervals that cover the true mean.
+        n: How many values (or pairs) it rests on.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    n: int
+
+    @property
+    def mean(self) -> float:
+        """The same as `estimate`."""
+        return self.estimate
+
+    @property
+    def half_width(self) -> float:
+        """Half of high - low: what stands after the plus-minus sign."""
+        return (self.high - self.low) / 2
+
+    def __contains__(self, value: float) -> bool:
+        """Whether the value lies within the interval, its ends included."""
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A two-sided test of "a and b do not differ" on pairs.
+
+    Attributes:
+        statistic: t of the t-test, or the smaller rank sum of Wilcoxon's.
+        p_value: Probability of a statistic at least this extreme if there were no difference.
+        mean_difference: Mean of a - b.
+        n: How many pairs.
+    """
+
+    statistic: float
+    p_value: float
+    mean_difference: float
+    n: int
+
+
+class ConfidenceInterval:
+    """Bootstrap interval for a mean: bias-corrected and accelerated (Efron 1987), seeded.
+
+    Args:
+        confidence: Share of such intervals that shall cover the true mean, in (0, 1).
+        n_bootstrap: How many resamples.
+        seed: The same values and the same seed give the same interval.
+        method: "BCa", which follows the skew of returns, or plain "percentile".
+
+    Raises:
+        ConfigError: `confidence`, `n_bootstrap` or `method` is out of range.
+
+    Example:
+        >>> interval = ConfidenceInterval(confidence=0.95)([280.0, 284.0, 291.0])
+        >>> interval.low < interval.mean < interval.high
+        True
+    """
+
+    def __init__(
+        self,
+        confidence: float = 0.95,
+        n_bootstrap: int = 10_000,
+        seed: int = 0,
+        method: Method = "BCa",
+    ) -> None:
+        _check_confidence(confidence)
+        if n_bootstrap < 1:
+            raise ConfigError(f"expected n_bootstrap >= 1, got {n_bootstrap}: 10000 is usual")
+        if method not in get_args(Method):
+            raise ConfigError(f"expected method 'BCa' or 'percentile', got {method!r}")
+        self.confidence = confidence
+        self.n_bootstrap = n_bootstrap
+        self.seed = seed
+        self.method: Method = method
+
+    def __call__(self, values: ArrayLike) -> Interval:
+        """Mean and interval of the values.
+
+        Equal values give an interval of no width. A single value gives NaN ends: it says nothing
+        about how far the next would lie.
+
+        Args:
+            values: One number per independent unit (an episode, not a step), [n].
+
+        Raises:
+            DataError: `values` is empty or holds NaN or infinity.
+            ShapeError: `values` has more than one dimension.
+        """
+        array = _finite("values", values)
+        estimate = float(array.mean())
+        if array.size == 1:
+            return Interval(estimate, math.nan, math.nan, self.confidence, 1)
+        if np.ptp(array) == 0:
+            estimate = float(array[0])  # the mean of equal floats may differ in the last bit
+            return Interval(estimate, estimate, estimate, self.confidence, array.size)
+        low, high = self._resample(array, self.method)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            low, high = self._resample(array, "percentile")
+        return Interval(estimate, low, high, self.confidence, array.size)
+
+    def _resample(self, array: NDArray[np.float64], method: Method) -> tuple[float, float]:
+        with warnings.catch_warnings():
+            # BCa is undefined for some tiny samples; then __call__ takes percentiles instead.
+            warnings.simplefilter("ignore", category=RuntimeWarning)
+            result = bootstrap(
+                (array,),
+                np.mean,
+                n_resamples=self.n_bootstrap,
+                batch=max(1, _MAX_RESAMPLED // array.size),
+                confidence_level=self.confidence,
+                method=method,
+                vectorized=True,
+                rng=np.random.default_rng(self.seed),
+            )
+        return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    confidence: float = 0.95,
+    n_bootstrap: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap interval of mean(a - b), where a[i] and b[i] share everything but the treatment.
+
+    Episodes run from the same seeds are such pairs; what makes a seed easy or hard cancels.
+
+    Args:
+        a: Values with the treatment, [n].
+        b: Values without it, in the same order, [n].
+        confidence: Share of such intervals that shall cover the true difference, in (0, 1).
+        n_bootstrap: How many resamples of pairs.
+        seed: Of the resampling.
+
+    Raises:
+        ConfigError: `confidence` or `n_bootstrap` is out of range.
+        DataError: The inputs are empty, of unequal lengths, or hold NaN or infinity.
+        ShapeError: Either has more than one dimension.
+    """
+    return ConfidenceInterval(confidence, n_bootstrap, seed)(_differences(a, b, minimum=1))
+
+
+def paired_t_test(a: ArrayLike, b: ArrayLike) -> PairedTest:
+    """Student's t-test on a - b, two-sided.
+
+    Where every pair differs by the same amount the statistic is infinite and p is 0, and where no
+    pair differs they are 0 and 1.
+
+    Args:
+        a: Values with the treatment, [n], n >= 2.
+        b: Values without it, in the same order, [n].
+
+    Raises:
+        DataError: Fewer than two pairs, unequal lengths, NaN or infinity.
+        ShapeError: Either has more than one dimension.
+    """
+    difference = _differences(a, b, minimum=2)
+    mean = float(difference.mean())
+    if np.ptp(difference) == 0:
+        mean = float(difference[0])
+        statistic, p_value = (math.copysign(math.inf, mean), 0.0) if mean else (0.0, 1.0)
+    else:
+        result = stats.ttest_1samp(difference, 0.0)
+        statistic, p_value = float(result.statistic), float(result.pvalue)
+    return PairedTest(statistic, p_value, mean, difference.size)
+
+
+def wilcoxon_test(a: ArrayLike, b: ArrayLike) -> PairedTest:
+    """Wilcoxon's signed-rank test on a - b, two-sided: as the t-test, but deaf to outliers.
+
+    Pairs that do not differ are dropped, as Wilcoxon did; if none differs, p is 1.
+
+    Args:
+        a: Values with the treatment, [n], n >= 1.
+        b: Values without it, in the same order, [n].
+
+    Raises:
+        DataError: The inputs are empty, of unequal lengths, or hold NaN or infinity.
+        ShapeError: Either has more than one dimension.
+    """
+    difference = _differences(a, b, minimum=1)
+    mean = float(difference.mean())
+    if not difference.any():
+        return PairedTest(0.0, 1.0, mean, difference.size)
+    result = stats.wilcoxon(difference[difference != 0])
+    return PairedTest(float(result.statistic), float(result.pvalue), mean, difference.size)
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval for a probability (Clopper and Pearson 1934); it never covers too rarely.
+
+    Args:
+        successes: How often it happened, 0 <= successes <= trials.
+        trials: How often it was tried, independently, >= 1.
+        confidence: Share of such intervals that shall cover the true probability, in (0, 1).
+
+    Returns:
+        Lower and upper end, within [0, 1].
+
+    Raises:
+        ConfigError: `confidence` is outside (0, 1).
+        DataError: The counts are not whole or out of range.
+    """
+    _check_confidence(confidence)
+    if successes != int(successes) or trials != int(trials) or not 0 <= successes <= trials:
+        raise DataError(f"expected whole 0 <= successes <= trials, got {successes} of {trials}")
+    if trials == 0:
+        raise DataError("expected at least one trial, got none: there is no rate to bound")
+    result = binomtest(int(successes), int(trials))
+    interval = result.proportion_ci(confidence_level=confidence, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def _differences(a: ArrayLike, b: ArrayLike, minimum: int) -> NDArray[np.float64]:
+    first, second = _finite("a", a), _finite("b", b)
+    if first.size != second.size:
+        raise DataError(
+            f"expected pairs, got {first.size} values in a and {second.size} in b: run both on "
+            "the same seeds"
+        )
+    if first.size < minimum:
+        raise DataError(f"expected at least {minimum} pairs, got {first.size}: run more episodes")
+    return first - second
+
+
+def _finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ShapeError(f"expected {name} of shape [n], got {list(array.shape)}: flatten it first")
+    if array.size == 0:
+        raise DataError(f"expected at least one value in {name}, got none: run some episodes")
+    bad = int((~np.isfinite(array)).sum())
+    if bad:
+        raise DataError(
+            f"expected finite numbers in {name}, got {bad} NaN or infinite of {array.size}: "
+            "find the episodes that made them"
+        )
+    return array
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ConfigError(f"expected a confidence in (0, 1), got {confidence}: 0.95 is usual")
