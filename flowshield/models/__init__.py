@@ -1,0 +1,23 @@
+"""The command-conditioned policy, the shields, and the policy under a shield."""
+
+from flowshield.models.agent import UDRLAgent
+from flowshield.models.commanded_policy import CommandedPolicy
+from flowshield.models.shields import (
+    BaseShield,
+    DiffusionShield,
+    FlowMatchingShield,
+    Projection,
+    ProjectionSettings,
+    QuantileShield,
+)
+
+__all__ = [
+    "BaseShield",
+    "CommandedPolicy",
+    "DiffusionShield",
+    "FlowMatchingShield",
+    "Projection",
+    "ProjectionSettings",
+    "QuantileShield",
+    "UDRLAgent",
+]

@@ -1,0 +1,84 @@
+"""A UDRL agent obeying a command, with or without a shield, over a batch of episodes."""
+
+__all__ = ["CommandedPolicy"]
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowshield.models.agent import UDRLAgent
+from flowshield.models.shields.base import BaseShield
+
+
+class CommandedPolicy:
+    """Acts on commands that shrink as the episode goes on.
+
+    At every step the shield, where there is one, replaces a command that is not supported by the
+    nearest that is, and the agent goes on from the replacement. After the step the horizon falls
+    by one, never below one, and the return by the reward.
+
+    It is a batch policy of `flowshield.data.rollout`: one row an episode.
+
+    Args:
+        agent: The policy.
+        command: The request, (horizon, return), the same for every episode.
+        shield: A calibrated shield, or None.
+        deterministic: Whether the agent takes its mean action.
+    """
+
+    def __init__(
+        self,
+        agent: UDRLAgent,
+        command: tuple[float, float],
+        shield: BaseShield | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> None:
+        self.agent, self.shield, self.deterministic = agent, shield, deterministic
+        self.request = command
+        self.device = agent.action_low.device
+        self.commands = torch.empty(0, 2)
+        self.steps = np.zeros(0, dtype=np.int64)
+        self.flagged = np.zeros(0, dtype=np.int64)
+        self.flagged_at_start = np.zeros(0, dtype=bool)
+        self.first_commands = np.zeros((0, 2))
+
+    def begin(self, states: np.ndarray) -> None:
+        """Starts one episode a row of the initial states [n, state_dim]."""
+        n = len(states)
+        self.commands = torch.tensor([self.request] * n, dtype=torch.float32, device=self.device)
+        self.steps = np.zeros(n, dtype=np.int64)
+        self.flagged = np.zeros(n, dtype=np.int64)
+        self.flagged_at_start = np.zeros(n, dtype=bool)
+        self.first_commands = np.tile(np.asarray(self.request, dtype=np.float64), (n, 1))
+
+    @torch.no_grad()
+    def act(self, states: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Actions [k, action_dim] of the episodes `rows` [k] at states [k, state_dim]."""
+        state = torch.as_tensor(states, dtype=torch.float32, device=self.device)
+        index = torch.as_tensor(rows, device=self.device)
+        command = self.commands[index]
+        if self.shield is not None:
+            command = self._shielded(self.shield, state, command, rows)
+            self.commands[index] = command
+        self.steps[rows] += 1
+        action: Tensor = self.agent.sample(state, command, deterministic=self.deterministic)
+        return action.cpu().numpy()
+
+    def observe(self, rewards: np.ndarray, rows: np.ndarray) -> None:
+        """Takes the rewards [k] of the last step of the episodes `rows` [k] off their commands."""
+        index = torch.as_tensor(rows, device=self.device)
+        spent = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
+        horizon = (self.commands[index, 0] - 1.0).clamp(min=1.0)
+        self.commands[index] = torch.stack([horizon, self.commands[index, 1] - spent], dim=1)
+
+    def _shielded(
+        self, shield: BaseShield, state: Tensor, command: Tensor, rows: np.ndarray
+    ) -> Tensor:
+        projection = shield.project_in_detail(state, command)
+        changed = projection.changed.cpu().numpy()
+        first = self.steps[rows] == 0
+        self.flagged[rows] += changed
+        self.flagged_at_start[rows[first]] = changed[first]
+        self.first_commands[rows[first]] = projection.command.cpu().numpy()[first]
+        return projection.command

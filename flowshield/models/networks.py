@@ -1,0 +1,157 @@
+"""Building blocks: residual MLP, embeddings of time and commands, and the standardizer."""
+
+__all__ = ["FourierFeatures", "ResidualMLP", "SinusoidalEmbedding", "Standardizer", "activation"]
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flowshield.errors import DataError, unknown_name
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "tanh": torch.tanh,
+    "elu": functional.elu,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """Looks an activation function up by its config name.
+
+    Raises:
+        ConfigError: The name is unknown; the message lists the known ones.
+    """
+    if name not in _ACTIVATIONS:
+        raise unknown_name("activation", name, _ACTIVATIONS)
+    return _ACTIVATIONS[name]
+
+
+class ResidualMLP(nn.Module):
+    """Multilayer perceptron whose hidden layers after the first add to what they read.
+
+    Args:
+        in_dim: Size of the input.
+        out_dim: Size of the output.
+        hidden_dim: Width of every hidden layer.
+        n_layers: Number of hidden layers, at least one.
+        activation_name: See `activation`.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        hidden_dim: int = 256,
+        n_layers: int = 3,
+        activation_name: str = "silu",
+    ) -> None:
+        super().__init__()
+        self.activation = activation(activation_name)
+        self.first = nn.Linear(in_dim, hidden_dim)
+        self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(n_layers - 1))
+        self.last = nn.Linear(hidden_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [..., in_dim] to [..., out_dim]."""
+        h = self.activation(self.first(x))
+        for layer in self.hidden:
+            h = h + self.activation(layer(h))
+        out: Tensor = self.last(h)
+        return out
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Sines and cosines of a time in [0, 1] at frequencies spaced evenly in their logarithm.
+
+    The highest frequency is kept low on purpose: a field that wiggles in time needs small
+    solver steps.
+
+    Args:
+        dim: Size of the embedding, even.
+        max_frequency: Highest angular frequency, radians per unit of time.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, max_frequency: float = 30.0) -> None:
+        super().__init__()
+        exponents = torch.linspace(0.0, math.log(max_frequency), dim // 2)
+        self.register_buffer("frequencies", exponents.exp())
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Maps times [...] to [..., dim]."""
+        angles = t.unsqueeze(-1) * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features (Tancik et al. 2020, arXiv 2006.10739, eq. 5), fixed at construction.
+
+    Args:
+        in_dim: Size of the input.
+        n_features: Number of random directions; the output has twice as many components.
+        scale: Standard deviation of the directions, cycles per unit of input.
+    """
+
+    directions: Tensor
+
+    def __init__(self, in_dim: int, n_features: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("directions", 2 * math.pi * scale * torch.randn(in_dim, n_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [..., in_dim] to [..., 2 * n_features]."""
+        angles = x @ self.directions
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class Standardizer(nn.Module):
+    """Affine map to zero mean and unit deviation, stored with the model it belongs to.
+
+    A dimension that never varies is only shifted, not scaled.
+
+    Args:
+        dim: Size of the vectors.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def fit(self, x: Tensor) -> None:
+        """Takes mean and deviation from raw vectors [n, dim].
+
+        Raises:
+            DataError: There are no rows, or some are not finite.
+        """
+        if len(x) == 0 or not bool(torch.isfinite(x).all()):
+            raise DataError(
+                f"expected at least one row of finite numbers to standardize, got shape "
+                f"{tuple(x.shape)} with {int((~torch.isfinite(x)).sum())} non-finite values"
+            )
+        x64 = x.double()  # float32 sums over a million rows lose digits
+        mean, std = x64.mean(dim=0), x64.std(dim=0, correction=0)
+        constant = std <= 1e-6 * (1 + mean.abs())
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw [..., dim] to standardized [..., dim]."""
+        return (x - self.mean) / self.std
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Standardized [..., dim] to raw [..., dim]."""
+        return z * self.std + self.mean
+
+    def log_abs_det(self) -> Tensor:
+        """log |det d raw / d standardized|, a scalar: what a log-density in raw units loses."""
+        return self.std.log().sum()

@@ -1,0 +1,58 @@
+"""Model files: hyperparameters and weights, read without executing anything from the file."""
+
+__all__ = ["FORMAT_VERSION", "load_payload", "save_payload"]
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowshield.atomic import atomic_write
+from flowshield.errors import FileFormatError
+
+FORMAT_VERSION = 1
+
+
+def save_payload(path: str | os.PathLike[str], kind: str, payload: dict[str, Any]) -> None:
+    """Writes tensors and plain containers to `path`, whole or not at all.
+
+    Args:
+        path: The file, by custom `.pt`.
+        kind: What the file is ("agent", "shield", "checkpoint"); `load_payload` insists on it.
+        payload: Tensors, numbers, strings, and lists and dicts of these.
+    """
+    with atomic_write(path) as file:
+        torch.save({"format_version": FORMAT_VERSION, "kind": kind, **payload}, file)
+
+
+def load_payload(
+    path: str | os.PathLike[str], kind: str, *, device: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """Reads what `save_payload` wrote, with `weights_only=True`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        FileFormatError: The file is truncated, foreign, of another kind or another version.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no {kind} file at {path}: check the path, or train first")
+    try:
+        payload = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise FileFormatError(
+            f"{path} is not a readable flowshield {kind} file (truncated or foreign): {reason}"
+        ) from e
+    if not isinstance(payload, dict) or "format_version" not in payload:
+        raise FileFormatError(f"{path} was not written by flowshield: no format version in it")
+    if payload["format_version"] != FORMAT_VERSION:
+        raise FileFormatError(
+            f"{path} has format version {payload['format_version']!r}; this release reads "
+            f"version {FORMAT_VERSION}"
+        )
+    if payload.get("kind") != kind:
+        raise FileFormatError(f"{path} holds a {payload.get('kind')!r}, expected a {kind!r}")
+    return payload
