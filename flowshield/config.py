@@ -1,0 +1,172 @@
+"""Hydra's config groups become one validated config."""
+
+__all__ = ["compose", "config_dir", "list_shields", "resolve", "shield_settings"]
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from flowshield.errors import ConfigError, unknown_name
+from flowshield.groups import compose_files, config_dir, packaged_shields, plain
+from flowshield.schema import check_key, check_shares, checked_value, flatten
+
+
+def compose(name: str = "run", overrides: Sequence[str] = ()) -> DictConfig:
+    """Composes a packaged config with overrides in Hydra's grammar.
+
+    Args:
+        name: File name without `.yaml`: "train", "run".
+        overrides: Such as `shield=quantile`, `seed=1`, `data.n_episodes=500`.
+
+    Returns:
+        The validated config, interpolations resolved; reading a misspelt key raises.
+
+    Raises:
+        ConfigError: An unknown key, option or config name (near ones listed), bad grammar, a value
+            of the wrong type or out of range.
+    """
+    config = compose_files(name, overrides)
+    _fill_shields(config)
+    return _validated(config, required=_leaves(name))
+
+
+def resolve(config: DictConfig | Mapping[str, Any] | None) -> DictConfig:
+    """Makes whatever the user hands over into a complete, validated config.
+
+    * A file read by `OmegaConf.load` with its `defaults` list still in it is composed against the
+      packaged groups, the file's own keys on top.
+    * Missing keys are filled from `train.yaml` (keys that only `run.yaml` has, from there, as soon
+      as one of them is given).
+    * A config composed already comes back equal.
+
+    The config handed over is left as it was.
+
+    Raises:
+        ConfigError: As for `compose`, or `config` is not a mapping.
+    """
+    given = _copied({} if config is None else config)
+    if "defaults" in given:
+        given = compose_files("the config", user=given)
+    return _validated(_filled(given), required=_leaves("train"))
+
+
+def list_shields() -> list[str]:
+    """Names the shield types that have a group file, sorted."""
+    return sorted(packaged_shields())
+
+
+def shield_settings(config: DictConfig, shield_type: str) -> DictConfig:
+    """Looks up one shield's settings: the config's own, else the packaged defaults.
+
+    Raises:
+        ConfigError: `shield_type` is neither in `config.shield` nor a group file.
+    """
+    chosen = config.get("shield") or {}
+    packaged = packaged_shields()
+    if shield_type not in chosen and shield_type not in packaged:
+        raise unknown_name("shield", shield_type, packaged.keys() | chosen.keys())
+    return OmegaConf.create(chosen.get(shield_type) or packaged[shield_type])
+
+
+def _validated(config: DictConfig, required: Mapping[str, Any]) -> DictConfig:
+    """Checks keys, then that none is missing, then values; returns a resolved copy."""
+    tree = plain(config, resolve=True)
+    leaves = flatten(tree)
+    known = _known_leaves()
+    for key in leaves:
+        check_key(key, known)
+    for key in required:
+        if key not in leaves and not key.startswith("shield."):
+            _refuse_absent(key, leaves)
+    for key, value in leaves.items():
+        if key in known:
+            _put(tree, key, checked_value(key, value, known[key]))
+        elif value != {}:  # `shield=[]` leaves an empty section, which is a choice
+            _refuse_absent(key, leaves)
+    check_shares(tree["data"]["split"])
+    result = OmegaConf.create(tree)
+    OmegaConf.set_struct(result, True)
+    return result
+
+
+def _refuse_absent(key: str, leaves: Mapping[str, Any]) -> None:
+    """Raises for a key that is missing, or that a value takes the place of."""
+    for name, value in leaves.items():
+        if key == name or key.startswith(f"{name}."):
+            raise ConfigError(f"config key {name!r}: expected a section (a mapping), got {value!r}")
+    raise ConfigError(f"config key {key!r} is missing: do not delete it, give it a value")
+
+
+def _filled(given: DictConfig) -> DictConfig:
+    """Puts the user's keys on top of train.yaml's, and of run.yaml's where they name some."""
+    base = compose_files("train")
+    only_run = _leaves("run").keys() - _leaves("train").keys()
+    if not only_run.isdisjoint(flatten(plain(given))):
+        shields = base.shield
+        base = _merged(compose_files("run"), base)
+        base.shield = shields
+    if "shield" in given:
+        base.shield = {}
+    filled = _merged(base, given)
+    _fill_shields(filled)
+    return filled
+
+
+def _fill_shields(config: DictConfig) -> None:
+    """Gives every chosen shield the settings that were left out."""
+    if "shield" not in config:  # Hydra drops the section for `shield=[]`
+        config.shield = {}
+    if not isinstance(config.shield, DictConfig):
+        raise ConfigError(
+            "config key 'shield': expected a mapping of shield type to its settings such as "
+            f"{{'quantile': {{}}}}, got {config.shield!r}"
+        )
+    packaged = packaged_shields()
+    for shield_type, settings in config.shield.items():
+        if shield_type not in packaged:
+            raise unknown_name("shield", shield_type, packaged)
+        if isinstance(settings, DictConfig):
+            config.shield[shield_type] = _merged(packaged[str(shield_type)], settings)
+
+
+def _known_leaves() -> dict[str, Any]:
+    """Every key that any config may hold, with its packaged default."""
+    return {**_leaves("run"), **flatten({"shield": packaged_shields()})}
+
+
+@cache
+def _leaves(name: str) -> dict[str, Any]:
+    return flatten(plain(compose_files(name)))
+
+
+def _copied(config: Any) -> DictConfig:
+    if isinstance(config, ListConfig) or not isinstance(config, DictConfig | Mapping):
+        raise ConfigError(
+            f"expected a config (DictConfig or mapping), got {type(config).__name__}; "
+            'read a file with OmegaConf.load("configs/train.yaml")'
+        )
+    try:
+        copy = OmegaConf.create(plain(config) if isinstance(config, DictConfig) else dict(config))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"cannot read the config: {str(error).splitlines()[0]}") from error
+    defaults = copy.get("defaults")
+    if isinstance(defaults, ListConfig) and "_self_" not in defaults:
+        defaults.append("_self_")  # what Hydra does too, but with a warning
+    return copy
+
+
+def _merged(base: Any, top: Any) -> DictConfig:
+    merged = OmegaConf.merge(base, top)
+    if not isinstance(merged, DictConfig):
+        raise TypeError(f"expected two mappings, got {type(base)} and {type(top)}")
+    return merged
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree[section]
+    tree[last] = value

@@ -1,0 +1,230 @@
+"""What each config value may be: its type, its range, its choices.
+
+The packaged YAML is the schema: a value's type is the type of the default it replaces. The tables
+below add what YAML cannot say. Keys are dotted and may hold wildcards (`shield.*.n_steps`).
+"""
+
+__all__ = ["FREE_KEYS", "check_key", "check_shares", "checked_value", "flatten"]
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Final, NamedTuple, TypeVar
+
+from flowshield.errors import ConfigError, unknown_name
+
+Row = TypeVar("Row")
+
+FREE_KEYS: Final = ("env.kwargs", "env.commands", "behaviour.components")
+"""Lists and mappings whose content belongs to the user and is not checked here."""
+
+# Where the packaged default does not tell the type: (type, may be null).
+_TYPES: Final[dict[str, tuple[type, bool]]] = {
+    "run_dir": (str, True),
+    "data.path": (str, True),
+    "optimizer.gradient_clip": (float, True),
+    "optimizer.ema_decay": (float, True),
+    "scheduler.warmup_epochs": (float, False),
+    "scheduler.step_epochs": (float, False),
+}
+
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "data.commands": ("remaining", "future"),
+    "model.activation": ("silu", "relu", "gelu", "tanh", "elu"),
+    "scheduler.type": ("cosine", "linear", "step", "plateau", "constant"),
+    "shield.*.beta_schedule": ("linear", "cosine", "quadratic"),
+    "shield.*.solver": ("euler", "midpoint", "rk4", "dopri5"),
+}
+
+
+class _Range(NamedTuple):
+    words: str
+    holds: Callable[[float], bool]
+
+
+_AT_LEAST_0: Final = _Range("at least 0", lambda value: value >= 0)
+_AT_LEAST_1: Final = _Range("at least 1", lambda value: value >= 1)
+_AT_LEAST_2: Final = _Range("at least 2", lambda value: value >= 2)
+_POSITIVE: Final = _Range("above 0", lambda value: value > 0)
+_INSIDE_0_1: Final = _Range("above 0 and below 1", lambda value: 0 < value < 1)
+_BELOW_1: Final = _Range("at least 0 and below 1", lambda value: 0 <= value < 1)
+_SHARE: Final = _Range("between 0 and 1", lambda value: 0 <= value <= 1)
+_FACTOR: Final = _Range("above 0 and at most 1", lambda value: 0 < value <= 1)
+
+_RANGES: Final[dict[str, _Range]] = {
+    "seed": _AT_LEAST_0,
+    "n_epochs": _AT_LEAST_1,
+    "shield_epochs": _AT_LEAST_1,
+    "batch_size": _AT_LEAST_1,
+    "learning_rate": _POSITIVE,
+    "checkpoint_every": _AT_LEAST_1,
+    "num_workers": _AT_LEAST_0,
+    "data.n_episodes": _AT_LEAST_1,
+    "data.split.*": _INSIDE_0_1,
+    "evaluation.n_episodes": _AT_LEAST_1,
+    "evaluation.n_states": _AT_LEAST_1,
+    "evaluation.bound_margin": _POSITIVE,
+    "model.hidden_dim": _AT_LEAST_1,
+    "model.n_layers": _AT_LEAST_1,
+    "optimizer.weight_decay": _AT_LEAST_0,
+    "optimizer.gradient_clip": _POSITIVE,
+    "optimizer.ema_decay": _INSIDE_0_1,
+    "scheduler.warmup_epochs": _AT_LEAST_0,
+    "scheduler.final_factor": _SHARE,
+    "scheduler.step_epochs": _POSITIVE,
+    "scheduler.step_factor": _FACTOR,
+    "scheduler.patience": _AT_LEAST_0,
+    "early_stopping.patience": _AT_LEAST_1,
+    "early_stopping.min_delta": _AT_LEAST_0,
+    "calibration.alpha": _INSIDE_0_1,
+    "projection.n_candidates": _AT_LEAST_1,
+    "projection.n_steps": _AT_LEAST_0,
+    "projection.lr": _POSITIVE,
+    "projection.horizon_weight": _AT_LEAST_0,
+    "shield.*.learning_rate": _POSITIVE,
+    "shield.*.hidden_dim": _AT_LEAST_1,
+    "shield.*.field_dim": _AT_LEAST_1,
+    "shield.*.n_layers": _AT_LEAST_1,
+    "shield.*.time_embed_dim": _AT_LEAST_2,
+    "shield.*.n_timesteps": _AT_LEAST_2,
+    "shield.*.n_quantiles": _AT_LEAST_2,
+    "shield.*.tau": _INSIDE_0_1,
+    "shield.*.sigma_min": _BELOW_1,
+    "shield.*.n_steps": _AT_LEAST_1,
+    "shield.*.horizon_noise": _AT_LEAST_0,
+    "shield.*.return_noise": _AT_LEAST_0,
+}
+
+_WORDS: Final[dict[type, str]] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Lists a nested mapping's leaves under dotted keys.
+
+    What lies below `FREE_KEYS` is one leaf; so is an empty mapping.
+    """
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value and key not in FREE_KEYS:
+            leaves |= flatten(value, f"{key}.")
+        else:
+            leaves[key] = value
+    return leaves
+
+
+def check_key(key: str, known: Iterable[str]) -> None:
+    """Checks that a dotted key is among the known ones, or a section that holds some.
+
+    Raises:
+        ConfigError: No such key; the message lists the near ones and what its section holds.
+    """
+    known = list(known)
+    if key in known or any(other.startswith(f"{key}.") for other in known):
+        return
+    leaf = next((other for other in known if key.startswith(f"{other}.")), None)
+    if leaf is not None:
+        raise ConfigError(f"config key {leaf!r} is a value and holds no keys: got {key!r}")
+    near = _near(key, known)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    section, names = _neighbours(key, known)
+    raise ConfigError(f"unknown config key {key!r}: {hint}{section} holds {', '.join(names)}")
+
+
+def checked_value(key: str, value: Any, default: Any) -> Any:
+    """Checks one leaf's type, range and choice.
+
+    Args:
+        key: Its dotted key.
+        value: What the user gave.
+        default: What the packaged config holds there; its type is the type expected.
+
+    Returns:
+        The value; an integer given for a number becomes a float, a path becomes text.
+
+    Raises:
+        ConfigError: Another type, out of range, or not among the choices.
+    """
+    kind, nullable = _lookup(_TYPES, key) or (type(default), default is None)
+    if value is None and nullable:
+        return None
+    value = _converted(value, kind)
+    if type(value) is not kind:
+        expected = _WORDS[kind] + (" or null" if nullable else "")
+        raise ConfigError(f"config key {key!r}: expected {expected}, got {_shown(value)}")
+    _check_range(key, value)
+    choices = _lookup(_CHOICES, key)
+    if choices is not None and value not in choices:
+        raise unknown_name(f"value of config key {key!r}:", value, choices)
+    return value
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Checks that the shares of the episode split make a whole, within 1e-6.
+
+    Raises:
+        ConfigError: They sum to something else than 1.
+    """
+    total = math.fsum(shares.values())
+    if abs(total - 1) > 1e-6:
+        listed = " + ".join(f"{name} {share:g}" for name, share in shares.items())
+        raise ConfigError(
+            f"config key 'data.split': expected shares that sum to 1, got {listed} = {total:g}; "
+            "change them together"
+        )
+
+
+def _check_range(key: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"config key {key!r}: expected a finite number, got {value}")
+    bounds = _lookup(_RANGES, key)
+    if bounds is not None and not bounds.holds(value):
+        raise ConfigError(f"config key {key!r}: expected a value {bounds.words}, got {value}")
+
+
+def _converted(value: Any, kind: type) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def _shown(value: Any) -> str:
+    # An integral float or a quoted number is the usual slip: show the type beside the value.
+    return "null" if value is None else f"{value!r} ({type(value).__name__})"
+
+
+def _lookup(table: Mapping[str, Row], key: str) -> Row | None:
+    return next((row for pattern, row in table.items() if fnmatchcase(key, pattern)), None)
+
+
+def _near(key: str, known: list[str]) -> list[str]:
+    """Keys spelt alike, or whose last part is spelt like this one's (a forgotten section)."""
+    last = key.rpartition(".")[2]
+    lasts = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in known}, 2, 0.75)
+    moved = [name for name in known if name.rpartition(".")[2] in lasts]
+    alike = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+    return list(dict.fromkeys(alike + moved))[:4]
+
+
+def _neighbours(key: str, known: list[str]) -> tuple[str, list[str]]:
+    """The deepest section that exists on the way to `key`, in words, and the names in it."""
+    section = key
+    while section:
+        section = section.rpartition(".")[0]
+        inside = [name for name in known if name.startswith(f"{section}." if section else "")]
+        if inside:
+            break
+    start = len(section) + 1 if section else 0
+    names = sorted({name[start:].partition(".")[0] for name in inside})
+    return (repr(section) if section else "the config"), names
