@@ -1,0 +1,103 @@
+"""Training batches by index from tensors that already lie on the training device."""
+
+__all__ = ["CommandsMode", "TransitionTensors", "checked_device"]
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+
+from flowshield.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from flowshield.data.dataset import TrajectoryDataset
+
+CommandsMode = Literal["remaining", "future"]
+"""Which hindsight command a step gets: to the end of its episode, or to a random later step."""
+
+
+class TransitionTensors:
+    """All transitions of a dataset as float32 tensors on one device.
+
+    A batch is a few gathers by index: no Python loop over samples, no copy between devices, and no
+    synchronisation with the host, so it can be captured in a CUDA graph.
+
+    Args:
+        dataset: Where the transitions come from.
+        device: Where the tensors shall lie.
+        commands: "remaining" gives every step the steps and return that its episode still holds.
+            "future" draws, anew at every visit, a later step of the episode evenly and gives the
+            steps and return up to it, both ends included.
+        generator: What "future" draws from, on the same device; None = torch's own.
+
+    Attributes:
+        states: [N, state_dim].
+        actions: [N, action_dim].
+        commands: Remaining (H in steps, R in units of the reward) [N, 2], in both modes.
+        device: Where they lie.
+        mode: "remaining" or "future".
+
+    Raises:
+        ConfigError: The mode is unknown, or the device is not there.
+    """
+
+    def __init__(
+        self,
+        dataset: "TrajectoryDataset",
+        device: str | torch.device = "cpu",
+        commands: CommandsMode = "remaining",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if commands not in get_args(CommandsMode):
+            raise unknown_name("commands mode", commands, get_args(CommandsMode))
+        self.device = checked_device(device)
+        self.mode: CommandsMode = commands
+        self.states = torch.from_numpy(dataset.states).to(self.device)
+        self.actions = torch.from_numpy(dataset.actions).to(self.device)
+        self.commands = torch.from_numpy(dataset.commands).to(self.device)
+        rewards = torch.from_numpy(dataset.rewards).to(torch.float32).to(self.device)
+        self._return_after = self.commands[:, 1] - rewards
+        # Exactly 0, so that a command drawn to the last step is the remaining one to the bit.
+        self._return_after[self.commands[:, 0] == 1] = 0
+        self._generator = generator
+
+    def __len__(self) -> int:
+        """Number of transitions N."""
+        return len(self.states)
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gathers transitions.
+
+        Args:
+            indices: Which ones [batch], int64, on the same device, in 0..N-1.
+
+        Returns:
+            States [batch, state_dim], actions [batch, action_dim] and commands [batch, 2].
+        """
+        return self.states[indices], self.actions[indices], self._commands_at(indices)
+
+    def pairs(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gathers states [batch, state_dim] and commands [batch, 2]; see `batch`."""
+        return self.states[indices], self._commands_at(indices)
+
+    def _commands_at(self, indices: torch.Tensor) -> torch.Tensor:
+        remaining = self.commands[indices]
+        if self.mode == "remaining":
+            return remaining
+        horizon, total = remaining.unbind(-1)
+        chance = torch.rand(horizon.shape, device=self.device, generator=self._generator)
+        # The product may round up to the horizon itself, one step past the episode's last.
+        ahead = torch.minimum((chance * horizon).floor(), horizon - 1)
+        return torch.stack([ahead + 1, total - self._return_after[indices + ahead.long()]], dim=-1)
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Returns the device, or raises a ConfigError if there is none of this name or kind."""
+    try:
+        checked = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"unknown device {device!r}: expected cpu, cuda or cuda:0, say"
+        ) from error
+    if checked.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r}: torch finds no CUDA device here; use device=cpu")
+    return checked

@@ -1,0 +1,148 @@
+"""Behaviour policies: who acts in an episode, drawn from the episode's own randomness."""
+
+__all__ = [
+    "Behaviour",
+    "CallableBehaviour",
+    "EpisodePolicy",
+    "MixtureBehaviour",
+    "as_behaviour",
+]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from flowshield.data.behaviour_config import Component, read_components
+from flowshield.data.behaviour_kinds import KINDS, StatePolicy
+from flowshield.envs import ContinuousEnvWrapper
+from flowshield.errors import ConfigError
+
+
+class EpisodePolicy(NamedTuple):
+    """What a behaviour drew for one episode.
+
+    Attributes:
+        behaviour: Name of what was drawn.
+        level: Its level; NaN where it has none.
+        act: The policy, state [state_dim] -> action [action_dim].
+    """
+
+    behaviour: str
+    level: float
+    act: StatePolicy
+
+
+@runtime_checkable
+class Behaviour(Protocol):
+    """Gives each episode its policy."""
+
+    def draw(self, env: ContinuousEnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
+        """Draws the policy of one episode, which may go on drawing from the same generator.
+
+        Raises:
+            ConfigError: The environment lacks what the behaviour needs.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Gives what a dataset's metadata shall say about the behaviour, fit for JSON."""
+
+
+@dataclass(frozen=True)
+class MixtureBehaviour:
+    """A mixture of kinds: each episode draws one by weight, then one of its levels evenly.
+
+    Attributes:
+        components: The kinds with their weights and levels.
+    """
+
+    components: tuple[Component, ...]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "MixtureBehaviour":
+        """Builds a mixture from a mapping like those in `configs/behaviour/`.
+
+        Args:
+            config: `{"components": [{"kind": ..., "weight": ..., "levels": [...]}, ...]}`.
+
+        Raises:
+            ConfigError: A kind or key is unknown, a weight is not positive, or levels are missing,
+                out of range, or given to a kind that has none.
+        """
+        return cls(read_components(config))
+
+    def draw(self, env: ContinuousEnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
+        """Draws one component and level for one episode; see `Behaviour.draw`."""
+        self._check_controller(env)
+        weights = np.array([component.weight for component in self.components])
+        component = self.components[int(rng.choice(len(weights), p=weights / weights.sum()))]
+        levels = component.levels
+        level = levels[int(rng.integers(len(levels)))] if levels else float("nan")
+        act = KINDS[component.kind].make(env, rng, level)
+        return EpisodePolicy(component.kind, level, act)
+
+    def describe(self) -> dict[str, Any]:
+        """Gives the config from which this mixture can be built again."""
+        return {
+            "components": [
+                {"kind": part.kind, "weight": part.weight, "levels": list(part.levels)}
+                if part.levels
+                else {"kind": part.kind, "weight": part.weight}
+                for part in self.components
+            ]
+        }
+
+    def _check_controller(self, env: ContinuousEnvWrapper) -> None:
+        # Every component, not the drawn one: else the collection would fail at a random episode.
+        needy = [part.kind for part in self.components if KINDS[part.kind].needs_controller]
+        if needy and not env.has_controller:
+            raise ConfigError(
+                f"behaviour {needy[0]!r} needs a controller, and environment {env.name!r} brings "
+                "none: use behaviour=random or pass your own policy, a callable state -> action"
+            )
+
+
+@dataclass(frozen=True)
+class CallableBehaviour:
+    """The user's own policy in every episode.
+
+    Attributes:
+        policy: A callable state [state_dim] -> action [action_dim]. Whatever randomness it has is
+            its own, so repeating a collection to the byte is in its hands.
+        name: What the dataset calls it.
+    """
+
+    policy: StatePolicy
+    name: str
+
+    def draw(self, env: ContinuousEnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
+        """Gives the user's policy; see `Behaviour.draw`."""
+        return EpisodePolicy(self.name, float("nan"), self.policy)
+
+    def describe(self) -> dict[str, Any]:
+        """Gives the policy's name."""
+        return {"policy": self.name}
+
+
+def as_behaviour(value: Any) -> Behaviour:
+    """Makes a behaviour of whatever a user may give.
+
+    Args:
+        value: A behaviour, a config mapping, a callable state -> action, or None for uniformly
+            random actions.
+
+    Raises:
+        ConfigError: It is none of these, or the mapping is not valid.
+    """
+    if value is None:
+        return MixtureBehaviour((Component("random", 1.0),))
+    if isinstance(value, Mapping):
+        return MixtureBehaviour.from_config(value)
+    if isinstance(value, Behaviour):
+        return value
+    if callable(value):
+        return CallableBehaviour(value, getattr(value, "__name__", type(value).__name__))
+    raise ConfigError(
+        f"expected a callable state -> action, a behaviour config or None, got {value!r}"
+    )

@@ -1,0 +1,216 @@
+"""Collects episodes into a dataset."""
+
+__all__ = ["DataCollector", "collect_episodes", "describe_collection"]
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from flowshield.data.behaviour import Behaviour, EpisodePolicy, as_behaviour
+from flowshield.data.dataset import TrajectoryDataset
+from flowshield.data.episode import Episode
+from flowshield.data.rollout import rollout
+from flowshield.data.seeding import check_seed, draw_env_seed, episode_generator
+from flowshield.envs import ContinuousEnvWrapper
+from flowshield.errors import ConfigError, DataError, ShapeError
+
+
+class DataCollector:
+    """Collects trajectories with a behaviour policy.
+
+    Episode i of a collection with a seed is the same episode whatever else is collected, so two
+    collections with one seed hold the same bytes, and a longer one starts with a shorter one's.
+
+    Args:
+        env: Environment to collect from; one that is not from `make_env` is wrapped.
+        policy: A callable state [state_dim] -> action [action_dim]; None = uniformly random
+            actions, unless there is a behaviour.
+        behaviour: Instead of a policy, a mapping like those in `configs/behaviour/` or an object
+            that has the methods of `Behaviour`.
+
+    Raises:
+        ConfigError: Both a policy and a behaviour are given, one of them cannot be used, or the
+            environment's observations or actions are not supported.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        policy: Callable[[NDArray[np.float32]], Any] | None = None,
+        *,
+        behaviour: Mapping[str, Any] | Behaviour | None = None,
+    ) -> None:
+        if policy is not None and behaviour is not None:
+            raise ConfigError("expected a policy or a behaviour, got both: leave one out")
+        self.env = env if isinstance(env, ContinuousEnvWrapper) else ContinuousEnvWrapper(env)
+        self.behaviour = as_behaviour(policy if behaviour is None else behaviour)
+        self._dataset: TrajectoryDataset | None = None
+
+    def collect(
+        self,
+        n_episodes: int,
+        render: bool = False,
+        *,
+        seed: int = 0,
+        num_workers: int = 0,
+        progress: Callable[[Episode], None] | None = None,
+    ) -> TrajectoryDataset:
+        """Collects the episodes 0..n_episodes-1 of a seed.
+
+        Args:
+            n_episodes: Number of episodes, at least 1.
+            render: Shows the collection: the environment must have been made with a render_mode,
+                "human" for a window.
+            seed: Seed of everything random, a whole number >= 0.
+            num_workers: 0 collects in this process.
+            progress: Called with every finished episode, in order.
+
+        Returns:
+            The dataset, which `save` writes to a file.
+
+        Raises:
+            ConfigError: An argument is out of its range, or the environment lacks a render_mode, a
+                step limit or the controller that the behaviour needs.
+            DataError: The environment or the policy gave NaN or infinite numbers.
+            ShapeError: The policy gave an action of the wrong shape.
+        """
+        self._check(n_episodes, render, num_workers)
+        episodes = collect_episodes(
+            [self.env], self.behaviour, range(n_episodes), seed, progress, render=render
+        )
+        metadata = describe_collection(self.env, self.behaviour, seed)
+        self._dataset = TrajectoryDataset.from_episodes(episodes, metadata)
+        return self._dataset
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes what was collected last to a `.npz` or `.pkl` file.
+
+        Args:
+            path: Where to; an existing file is replaced once the new one is complete.
+
+        Raises:
+            DataError: Nothing was collected yet.
+            FileFormatError: The suffix is neither .npz nor .pkl.
+            OSError: The file cannot be written; one that was there before is still there.
+        """
+        if self._dataset is None:
+            raise DataError(f"nothing was collected to save to {path}: call collect first")
+        self._dataset.save(path)
+
+    def _check(self, n_episodes: int, render: bool, num_workers: int) -> None:
+        if isinstance(n_episodes, bool) or not isinstance(n_episodes, int | np.integer):
+            raise ConfigError(f"expected a whole number of episodes, got {n_episodes!r}")
+        if n_episodes <= 0:
+            raise ConfigError(f"expected n_episodes >= 1, got {n_episodes}")
+        if num_workers != 0:
+            raise ConfigError(
+                f"this release collects in this process: expected num_workers=0, got {num_workers}"
+            )
+        if render and self.env.render_mode is None:
+            raise ConfigError(
+                f"render=True needs an environment that can draw, and {self.env.name!r} was made "
+                'without a render_mode: pass render_mode="human" (or "rgb_array") to make_env'
+            )
+
+
+def collect_episodes(
+    envs: Sequence[ContinuousEnvWrapper],
+    behaviour: Behaviour,
+    indices: Iterable[int],
+    seed: int,
+    progress: Callable[[Episode], None] | None = None,
+    *,
+    render: bool = False,
+) -> list[Episode]:
+    """Collects the episodes with these indices, as many in lockstep as there are environments.
+
+    Args:
+        envs: Environments of one kind.
+        behaviour: What gives each episode its policy.
+        indices: Indices of the episodes in their collection.
+        seed: Seed of the collection; what an episode draws depends on it and on the index alone.
+        progress: Called with every finished episode, in the order of the indices.
+        render: As for `rollout`.
+
+    Returns:
+        The episodes in the order of the indices.
+
+    Raises:
+        ConfigError, DataError, ShapeError: As `DataCollector.collect`.
+    """
+    check_seed(seed)
+    remaining = iter(indices)
+    episodes: list[Episode] = []
+    while group := list(islice(remaining, len(envs))):
+        for episode in _collect_group(envs[: len(group)], behaviour, group, seed, render):
+            episodes.append(episode)
+            if progress is not None:
+                progress(episode)
+    return episodes
+
+
+def describe_collection(
+    env: ContinuousEnvWrapper, behaviour: Behaviour, seed: int
+) -> dict[str, Any]:
+    """Gives the metadata of a collection: what is needed to repeat it, and the action bounds."""
+    return {
+        "env": env.name,
+        "env_id": env.spec.id if env.spec else None,
+        "env_kwargs": dict(env.make_kwargs),
+        "max_episode_steps": env.max_episode_steps,
+        "action_low": env.action_low.tolist(),
+        "action_high": env.action_high.tolist(),
+        "seed": int(seed),
+        "behaviour": behaviour.describe(),
+    }
+
+
+def _collect_group(
+    envs: Sequence[ContinuousEnvWrapper],
+    behaviour: Behaviour,
+    indices: list[int],
+    seed: int,
+    render: bool,
+) -> list[Episode]:
+    generators = [episode_generator(seed, index) for index in indices]
+    env_seeds = [draw_env_seed(rng) for rng in generators]
+    drawn = [behaviour.draw(env, rng) for env, rng in zip(envs, generators, strict=True)]
+    policy = _OnePolicyPerRow(drawn, envs[0])
+    played = rollout(envs, policy, env_seeds, indices=indices, render=render)
+    return [
+        dataclasses.replace(episode, behaviour=choice.behaviour, level=choice.level)
+        for episode, choice in zip(played, drawn, strict=True)
+    ]
+
+
+class _OnePolicyPerRow:
+    """A batch policy whose every row has a policy of its own."""
+
+    def __init__(self, policies: Sequence[EpisodePolicy], env: ContinuousEnvWrapper) -> None:
+        self._policies = policies
+        self._env = env
+
+    def begin(self, states: NDArray[np.float32]) -> None:
+        pass
+
+    def act(self, states: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        actions = np.empty((len(rows), self._env.action_dim), np.float32)
+        for place, row in enumerate(rows.tolist()):
+            action = np.asarray(self._policies[row].act(states[place]))
+            if action.shape != (self._env.action_dim,):
+                raise ShapeError(
+                    f"policy {self._policies[row].behaviour!r} returned an action of shape "
+                    f"{list(action.shape)}; environment {self._env.name!r} expects "
+                    f"[{self._env.action_dim}], one action for one state"
+                )
+            actions[place] = action
+        return actions
+
+    def observe(self, rewards: NDArray[np.float64], rows: NDArray[np.intp]) -> None:
+        pass

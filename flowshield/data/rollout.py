@@ -1,0 +1,149 @@
+"""The one function that lets policies act in environments."""
+
+__all__ = ["BatchPolicy", "rollout"]
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowshield.data.episode import Episode
+from flowshield.data.recording import Recording
+from flowshield.envs import ContinuousEnvWrapper
+from flowshield.errors import ConfigError, DataError, ShapeError
+
+
+class BatchPolicy(Protocol):
+    """Acts in n episodes at once, which are its rows 0..n-1.
+
+    Finished episodes drop out, so the arrays of `act` and `observe` hold the k rows that `rows`
+    names, in ascending order.
+    """
+
+    def begin(self, states: NDArray[np.float32]) -> None:
+        """Hears that n episodes start in these states [n, state_dim]."""
+
+    def act(self, states: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[Any]:
+        """Chooses the actions [k, action_dim] for the states [k, state_dim] of the rows [k]."""
+
+    def observe(self, rewards: NDArray[np.float64], rows: NDArray[np.intp]) -> None:
+        """Hears the rewards [k] that the last actions of the rows [k] brought."""
+
+
+def rollout(
+    envs: Sequence[ContinuousEnvWrapper],
+    policy: BatchPolicy,
+    seeds: Sequence[int],
+    *,
+    indices: Sequence[int] | None = None,
+    render: bool = False,
+) -> list[Episode]:
+    """Plays one episode in each environment, in lockstep, with one policy call per step.
+
+    Actions are clipped to the action bounds before they are carried out and recorded. An episode
+    ends when the environment says so, and is truncated after the environment's
+    `max_episode_steps` even if the environment itself goes on.
+
+    Args:
+        envs: Environments of one kind, one per episode.
+        policy: What acts in all of them.
+        seeds: Seeds of the resets, one per environment.
+        indices: Indices of the episodes, for their records and for error messages; 0..n-1 if None.
+        render: Calls `render` of every environment after its steps. One made with
+            render_mode="human" draws itself without being asked.
+
+    Returns:
+        One episode per environment, in their order, with no behaviour named.
+
+    Raises:
+        ConfigError: There are no environments, not as many seeds as environments, or an
+            environment never ends.
+        ShapeError: The environments differ in their sizes, or the policy's actions have another
+            shape than [k, action_dim].
+        DataError: A state, reward or action is NaN or infinite.
+    """
+    limits = _check(envs, seeds)
+    recording = Recording(envs[0].name, range(len(envs)) if indices is None else indices)
+    rows = np.arange(len(envs))
+    states = np.stack([_reset(env, seed) for env, seed in zip(envs, seeds, strict=True)])
+    low, high = envs[0].action_low, envs[0].action_high
+    policy.begin(states)
+    step = 0
+    while len(rows):
+        actions = _as_actions(policy.act(states, rows), len(rows), envs[0])
+        actions = np.minimum(np.maximum(actions, low), high)
+        if not np.isfinite(actions).all():
+            recording.explain_bad_actions(step, rows, states, actions)
+        next_states, rewards, terminated, truncated = _step(envs, rows, actions, render)
+        step += 1
+        truncated |= (step >= limits[rows]) & ~terminated
+        policy.observe(rewards, rows)
+        recording.add(rows, states, actions, rewards)
+        running = ~(terminated | truncated)
+        if not running.all():
+            recording.finish(rows, next_states, terminated, truncated)
+            rows, next_states = rows[running], next_states[running]
+        states = next_states
+    return recording.episodes()
+
+
+def _check(envs: Sequence[ContinuousEnvWrapper], seeds: Sequence[int]) -> NDArray[np.intp]:
+    if not envs or len(envs) != len(seeds):
+        raise ConfigError(
+            f"expected at least one environment and a seed for each, "
+            f"got {len(envs)} environments and {len(seeds)} seeds"
+        )
+    sizes = {(env.state_dim, env.action_dim) for env in envs}
+    if len(sizes) > 1:
+        raise ShapeError(
+            f"expected environments of one kind, got (state_dim, action_dim) {sorted(sizes)}"
+        )
+    return np.array([_step_limit(env) for env in envs])
+
+
+def _step_limit(env: ContinuousEnvWrapper) -> int:
+    if env.max_episode_steps is None:
+        raise ConfigError(
+            f"environment {env.name!r} has no step limit, so an episode might never end: pass "
+            "max_episode_steps to make_env, or wrap it in gymnasium.wrappers.TimeLimit"
+        )
+    return env.max_episode_steps
+
+
+def _reset(env: ContinuousEnvWrapper, seed: int) -> NDArray[np.float32]:
+    state, _ = env.reset(seed=seed)
+    values = np.asarray(state, dtype=np.float32)
+    if values.shape != (env.state_dim,):
+        raise DataError(
+            f"environment {env.name!r} gave a state of shape {list(values.shape)} at its reset; "
+            f"its observation space promises [{env.state_dim}]"
+        )
+    return values
+
+
+def _as_actions(values: NDArray[Any], n_rows: int, env: ContinuousEnvWrapper) -> NDArray[Any]:
+    actions = np.asarray(values, dtype=np.float32)
+    if actions.shape != (n_rows, env.action_dim):
+        raise ShapeError(
+            f"the policy returned actions of shape {list(actions.shape)} for {n_rows} states of "
+            f"{env.name!r}; expected [{n_rows}, {env.action_dim}], one action per state"
+        )
+    return actions
+
+
+def _step(
+    envs: Sequence[ContinuousEnvWrapper],
+    rows: NDArray[np.intp],
+    actions: NDArray[Any],
+    render: bool,
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    states = np.empty((len(rows), envs[0].state_dim), np.float32)
+    rewards = np.empty(len(rows), np.float64)
+    terminated, truncated = np.empty((2, len(rows)), np.bool_)
+    for place, row in enumerate(rows.tolist()):
+        state, reward, terminated[place], truncated[place], _ = envs[row].step(actions[place])
+        states[place], rewards[place] = state, reward
+        if render:
+            envs[row].render()
+    return states, rewards, terminated, truncated

@@ -1,0 +1,180 @@
+"""Trajectory files: `.npz` for everyone, `.pkl` for those who ask for it."""
+
+__all__ = ["FORMAT_VERSION", "load_arrays", "save_arrays"]
+
+import json
+import os
+import pickle
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import flowshield
+from flowshield.atomic import atomic_write
+from flowshield.data.arrays import TrajectoryArrays, checked_arrays
+from flowshield.data.restricted_pickle import load_plain_pickle
+from flowshield.errors import DataError, FileFormatError
+
+FORMAT_VERSION = 1
+"""Version of the layout that this release writes; it reads this one and files without a version."""
+
+_SUFFIXES = (".npz", ".pkl")
+_PER_STEP = ("states", "actions", "rewards", "terminated", "truncated")
+_PER_EPISODE = ("behaviours", "levels", "indices")
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
+    """Writes trajectories to a file whose bytes depend on nothing but them.
+
+    The file holds the arrays of `TrajectoryArrays` by their names, `dones` for readers that know no
+    other flags, and `metadata`, a JSON object with `format_version` and `flowshield_version`.
+
+    Args:
+        path: Where to; the suffix says which format, `.npz` or `.pkl`.
+        arrays: What to write.
+
+    Raises:
+        FileFormatError: The suffix is neither.
+        DataError: The metadata are not fit for JSON.
+        OSError: The file cannot be written; one that was there before is still there.
+    """
+    suffix = _suffix(path)
+    table = _as_table(arrays)
+    with atomic_write(path) as file:
+        if suffix == ".npz":
+            np.savez_compressed(file, allow_pickle=False, **table)
+        else:
+            pickle.dump(table, file, protocol=4)  # 4: arrays come back through _reconstruct
+
+
+def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
+    """Reads trajectories from a file that `save_arrays` or an older FlowShield wrote.
+
+    Older files hold states, actions, rewards and dones and no metadata. Their dones count as
+    terminated, and steps after the last done are kept as an episode that was truncated there.
+
+    Args:
+        path: A `.npz` or `.pkl` file.
+
+    Raises:
+        FileFormatError: The file is missing, truncated, foreign, or of an unknown version.
+        DataError: Its numbers are NaN or infinite, or no episode in it is finished.
+        ShapeError: Its arrays do not fit each other.
+    """
+    suffix = _suffix(path)
+    if not Path(path).is_file():
+        raise FileFormatError(f"{path}: there is no such file; `flowshield collect` makes one")
+    with open(path, "rb") as file:
+        table = _read_npz(file, path) if suffix == ".npz" else _read_pickle(file, path)
+    if "metadata" not in table:
+        return _from_older(table, path)
+    metadata = _read_metadata(table["metadata"], path)
+    _demand(table, (*_PER_STEP, *_PER_EPISODE), path)
+    arrays = checked_arrays(
+        str(path),
+        **{name: table[name] for name in (*_PER_STEP, *_PER_EPISODE)},
+        final_states=table.get("final_states"),
+        metadata=metadata,
+    )
+    _check_counts(arrays, metadata, path)
+    return arrays
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise FileFormatError(
+            f"{path}: expected a file name that ends in {' or '.join(_SUFFIXES)}, got {suffix!r}"
+        )
+    return suffix
+
+
+def _as_table(arrays: TrajectoryArrays) -> dict[str, NDArray[Any]]:
+    table: dict[str, NDArray[Any]] = {
+        name: getattr(arrays, name) for name in (*_PER_STEP, *_PER_EPISODE)
+    }
+    table["dones"] = arrays.dones
+    if arrays.final_states is not None:
+        table["final_states"] = arrays.final_states
+    versions = {"format_version": FORMAT_VERSION, "flowshield_version": flowshield.__version__}
+    try:
+        text = json.dumps({**arrays.metadata, **versions}, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the metadata are not fit for JSON: {error}") from error
+    return {**table, "metadata": np.array(text)}
+
+
+def _read_npz(file: IO[bytes], path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    try:
+        # np.load takes a lone .npy and would offer to unpickle anything else.
+        if not zipfile.is_zipfile(file):
+            raise FileFormatError(f"{path}: not a .npz file, or a truncated one: collect it again")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"{path}: damaged, or not a file of arrays: {error}") from error
+
+
+def _read_pickle(file: IO[bytes], path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        table = load_plain_pickle(file)
+    except Exception as error:  # a damaged pickle may raise anything at all
+        raise FileFormatError(f"{path}: damaged, or not a pickle of arrays: {error}") from error
+    if not isinstance(table, dict):
+        raise FileFormatError(
+            f"{path}: expected a pickled dict of arrays, got a {type(table).__name__}"
+        )
+    return table
+
+
+def _read_metadata(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        metadata = json.loads(str(value))
+        version = metadata["format_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise FileFormatError(
+            f"{path}: its metadata are not those of a flowshield file ({error!r})"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise FileFormatError(
+            f"{path}: format version {version!r} is unknown to this release "
+            f"({flowshield.__version__}), which reads version {FORMAT_VERSION}: use the "
+            f"release that wrote the file ({metadata.get('flowshield_version', 'not named')})"
+        )
+    return dict(metadata)
+
+
+def _from_older(table: Mapping[str, Any], path: str | os.PathLike[str]) -> TrajectoryArrays:
+    names = ("states", "actions", "rewards")
+    _demand(table, (*names, "dones"), path)
+    return checked_arrays(
+        str(path), **{name: table[name] for name in names}, terminated=table["dones"]
+    )
+
+
+def _demand(table: Mapping[str, Any], names: tuple[str, ...], path: str | os.PathLike[str]) -> None:
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise FileFormatError(
+            f"{path}: expected the arrays {', '.join(names)}; it lacks {', '.join(missing)} and "
+            f"holds {', '.join(map(str, table)) or 'nothing'}"
+        )
+
+
+def _check_counts(
+    arrays: TrajectoryArrays, metadata: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
+    for name in ("n_episodes", "n_truncated"):
+        if metadata.get(name) != arrays.metadata[name]:
+            raise DataError(
+                f"{path}: its metadata speak of {name} = {metadata.get(name)}, its arrays hold "
+                f"{arrays.metadata[name]}: the file was changed after it was written"
+            )

@@ -1,0 +1,43 @@
+"""Gymnasium's `make`, with errors that say what to do."""
+
+__all__ = ["make_gymnasium_env"]
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+
+from flowshield.errors import ConfigError, unknown_name
+
+
+def make_gymnasium_env(name: str, known: Iterable[str] = (), **kwargs: Any) -> gym.Env[Any, Any]:
+    """Makes an environment by its Gymnasium id.
+
+    Args:
+        name: A Gymnasium id, such as "Pendulum-v1".
+        known: Further names that the error for an unknown id shall offer.
+        **kwargs: Arguments of `gymnasium.make`.
+
+    Raises:
+        ConfigError: There is no such id, its package is missing, or an argument is not accepted.
+    """
+    # Gymnasium's checker costs a call on every step and repeats what the wrapper and the rollout
+    # check themselves.
+    kwargs = {"disable_env_checker": True, **kwargs}
+    try:
+        return gym.make(name, **kwargs)
+    except gym.error.UnregisteredEnv as error:
+        raise _unknown_env(name, known) from error
+    except (gym.error.Error, ImportError) as error:
+        raise ConfigError(f"environment {name!r} cannot be made: {error}") from error
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(
+            f"environment {name!r} cannot be made with these arguments: {error}"
+        ) from error
+
+
+def _unknown_env(name: str, known: Iterable[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.6)
+    error = unknown_name("environment", name, {*known, *near})
+    return ConfigError(f"{error}, or any other Gymnasium id with Box observations and actions")

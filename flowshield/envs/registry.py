@@ -1,0 +1,103 @@
+"""Environments by name."""
+
+__all__ = ["get_env_info", "list_envs", "make_env", "register_env"]
+
+from collections.abc import Callable
+from typing import Any
+
+from flowshield.envs.lunarlander import LunarLanderWrapper
+from flowshield.envs.making import make_gymnasium_env
+from flowshield.envs.wrapper import ContinuousEnvWrapper
+from flowshield.errors import ConfigError
+
+# Gymnasium's ids of the lander lead to the same wrapper, whose knowledge would be lost otherwise.
+_ALIASES = {"LunarLander-v3": "lunarlander", "LunarLanderContinuous-v3": "lunarlander"}
+
+_WRAPPERS: dict[str, Callable[..., ContinuousEnvWrapper]] = {"lunarlander": LunarLanderWrapper}
+
+
+def make_env(name: str, **kwargs: Any) -> ContinuousEnvWrapper:
+    """Makes an environment.
+
+    Args:
+        name: A registered name (see `list_envs`) or any Gymnasium id with Box observations and
+            one-dimensional Box actions.
+        **kwargs: Arguments of the registered wrapper or of `gymnasium.make`, such as render_mode
+            or max_episode_steps.
+
+    Raises:
+        ConfigError: The name is unknown, an argument is not accepted, or the environment has
+            observations or actions of another kind.
+    """
+    wrapper = _WRAPPERS.get(_ALIASES.get(name, name))
+    if wrapper is not None:
+        return _call_wrapper(wrapper, name, kwargs)
+    env = ContinuousEnvWrapper(make_gymnasium_env(name, known=_WRAPPERS, **kwargs), name=name)
+    env.make_kwargs = kwargs
+    return env
+
+
+def register_env(name: str, wrapper_cls: Callable[..., ContinuousEnvWrapper]) -> None:
+    """Makes `make_env(name, **kwargs)` return `wrapper_cls(**kwargs)`.
+
+    Args:
+        name: The name; registering the same class again under it changes nothing.
+        wrapper_cls: A subclass of ContinuousEnvWrapper, or a function that returns one.
+
+    Raises:
+        ConfigError: The name is taken by something else, or `wrapper_cls` cannot be called.
+    """
+    if not callable(wrapper_cls):
+        raise ConfigError(
+            f"register_env needs a class or function that makes a ContinuousEnvWrapper, "
+            f"got {wrapper_cls!r}"
+        )
+    taken = _WRAPPERS.setdefault(name, wrapper_cls)
+    if taken is not wrapper_cls:
+        raise ConfigError(f"environment name {name!r} is taken by {taken!r}: choose another")
+
+
+def list_envs() -> list[str]:
+    """Lists the registered names in alphabetical order; Gymnasium ids work besides."""
+    return sorted(_WRAPPERS)
+
+
+def get_env_info(name: str, **kwargs: Any) -> dict[str, int | None]:
+    """Tells the sizes of an environment without keeping it.
+
+    Args:
+        name: As for `make_env`.
+        **kwargs: As for `make_env`.
+
+    Returns:
+        state_dim, action_dim and max_steps, which is None where nothing cuts an episode off.
+
+    Raises:
+        ConfigError: As for `make_env`.
+    """
+    env = make_env(name, **kwargs)
+    try:
+        return {
+            "state_dim": env.state_dim,
+            "action_dim": env.action_dim,
+            "max_steps": env.max_episode_steps,
+        }
+    finally:
+        env.close()
+
+
+def _call_wrapper(
+    wrapper: Callable[..., ContinuousEnvWrapper], name: str, kwargs: dict[str, Any]
+) -> ContinuousEnvWrapper:
+    try:
+        env = wrapper(**kwargs)
+    except TypeError as error:
+        raise ConfigError(
+            f"environment {name!r} does not accept these arguments: {error}"
+        ) from error
+    if not isinstance(env, ContinuousEnvWrapper):
+        raise ConfigError(
+            f"environment {name!r} is registered with {wrapper!r}, which made a "
+            f"{type(env).__name__}; it must make a ContinuousEnvWrapper"
+        )
+    return env

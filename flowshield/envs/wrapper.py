@@ -1,0 +1,173 @@
+"""The view of an environment that the rest of flowshield works with."""
+
+__all__ = ["ContinuousEnvWrapper"]
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from flowshield.envs.making import make_gymnasium_env
+from flowshield.errors import ConfigError, ShapeError
+
+# Some environments write "no bound" as the largest float32 instead of infinity.
+_LARGEST_BOUND = 1e30
+
+
+class ContinuousEnvWrapper(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment with a vector of numbers as its state and another as its action.
+
+    Reset and step are Gymnasium's and pass through unchanged. A subclass may lend knowledge that
+    only its environment has: a controller, what counts as a crash, a bound on the return. The base
+    class knows none of these and says so.
+
+    Args:
+        env: A Gymnasium environment, or the id of one. Box observations with more than one
+            dimension are flattened.
+        name: What error messages and files call it; by default the Gymnasium id.
+
+    Attributes:
+        state_dim: Length of the state vector.
+        action_dim: Length of the action vector.
+        action_low: Smallest action [action_dim], float32, in the environment's units.
+        action_high: Largest action [action_dim], float32, in the environment's units.
+        max_episode_steps: Steps after which an episode is cut off; None where nothing cuts it off.
+        name: What error messages and files call it.
+        make_kwargs: The arguments that `make_env(name, ...)` needs to build this environment again.
+
+    Raises:
+        ConfigError: The id is unknown, or observations or actions are of another kind than Box.
+    """
+
+    has_controller: ClassVar[bool] = False
+    knows_crash: ClassVar[bool] = False
+
+    def __init__(self, env: gym.Env[Any, Any] | str, *, name: str | None = None) -> None:
+        made = make_gymnasium_env(env) if isinstance(env, str) else env
+        if not isinstance(made, gym.Env):
+            raise ConfigError(
+                f"expected a gymnasium.Env or the id of one, got {type(env).__name__}; "
+                "old gym environments can be converted with the package shimmy"
+            )
+        label = name or (made.spec.id if made.spec else type(made.unwrapped).__name__)
+        super().__init__(_with_flat_observations(made, label))
+        self.name: str = label
+        self.make_kwargs: dict[str, Any] = dict(made.spec.kwargs) if made.spec else {}
+        self.max_episode_steps: int | None = _step_limit(made)
+        self._read_spaces()
+
+    def _read_spaces(self) -> None:
+        observations, actions = self.observation_space, self.action_space
+        assert isinstance(observations, gym.spaces.Box)  # _with_flat_observations has seen to it
+        if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
+            raise ConfigError(
+                f"environment {self.name!r} has actions {actions}; supported are one-dimensional "
+                "Box actions: choose a continuous variant of the environment "
+                "(continuous=True where it has that switch) or wrap it"
+            )
+        self.state_dim: int = observations.shape[0]
+        self.action_dim: int = actions.shape[0]
+        self.action_low: NDArray[np.float32] = actions.low.astype(np.float32)
+        self.action_high: NDArray[np.float32] = actions.high.astype(np.float32)
+        self._center, self._half_width = _affine_bounds(observations)
+
+    def normalize_state(self, state: NDArray[Any]) -> NDArray[Any]:
+        """Maps bounded dimensions to [-1, 1] and leaves unbounded ones as they are.
+
+        Args:
+            state: States [..., state_dim] in the environment's units.
+
+        Returns:
+            Array [..., state_dim] of the same floating type; a state outside the bounds lands
+            outside [-1, 1].
+
+        Raises:
+            ShapeError: The last dimension is not state_dim.
+        """
+        values = self._as_states(state)
+        return ((values - self._center) / self._half_width).astype(values.dtype)
+
+    def denormalize_state(self, state: NDArray[Any]) -> NDArray[Any]:
+        """Undoes `normalize_state`.
+
+        Args:
+            state: Normalized states [..., state_dim].
+
+        Returns:
+            Array [..., state_dim] of the same floating type, in the environment's units.
+
+        Raises:
+            ShapeError: The last dimension is not state_dim.
+        """
+        values = self._as_states(state)
+        return (values * self._half_width + self._center).astype(values.dtype)
+
+    def controller(self, state: NDArray[Any]) -> NDArray[Any]:
+        """Gives the action [action_dim] of a controller that solves this environment.
+
+        Args:
+            state: One state [state_dim] in the environment's units.
+
+        Raises:
+            ConfigError: This environment brings no controller (`has_controller` is False).
+        """
+        raise ConfigError(
+            f"environment {self.name!r} brings no controller: use a behaviour without one "
+            "(kind: random) or pass your own policy, a callable state -> action"
+        )
+
+    def crashed(self, terminated: bool, last_reward: float) -> bool:
+        """Says whether an episode ended in a crash; False where crashes are not known.
+
+        Args:
+            terminated: Whether the environment itself ended the episode.
+            last_reward: Reward of the last step.
+        """
+        return False
+
+    def return_bound(self, states: NDArray[Any]) -> NDArray[np.float64] | None:
+        """Gives a return that no policy can exceed from these states, or None if none is known.
+
+        Args:
+            states: States [..., state_dim] in the environment's units.
+
+        Returns:
+            Bounds [...] on the undiscounted sum of the rewards still to come.
+        """
+        return None
+
+    def _as_states(self, state: NDArray[Any]) -> NDArray[Any]:
+        values = np.asarray(state)
+        if values.ndim == 0 or values.shape[-1] != self.state_dim:
+            raise ShapeError(
+                f"expected states [..., {self.state_dim}] of environment {self.name!r}, "
+                f"got shape {list(values.shape)}"
+            )
+        return values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float64)
+
+
+def _with_flat_observations(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Box):
+        raise ConfigError(
+            f"environment {name!r} has observations {space}; supported are Box observations: "
+            "wrap it, for example in gymnasium.wrappers.FlattenObservation"
+        )
+    return env if len(space.shape) == 1 else gym.wrappers.FlattenObservation(env)
+
+
+def _step_limit(env: gym.Env[Any, Any]) -> int | None:
+    # A TimeLimit around an unregistered environment shows in no spec, only in the wrapper.
+    if env.has_wrapper_attr("_max_episode_steps"):
+        return int(env.get_wrapper_attr("_max_episode_steps"))
+    limit = env.spec.max_episode_steps if env.spec else None
+    return limit if limit is not None and limit > 0 else None
+
+
+def _affine_bounds(space: gym.spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    bounded = (np.abs(low) < _LARGEST_BOUND) & (np.abs(high) < _LARGEST_BOUND) & (low < high)
+    center = np.where(bounded, (low / 2 + high / 2), 0.0)
+    half_width = np.where(bounded, (high / 2 - low / 2), 1.0)
+    return center, half_width
