@@ -1,0 +1,79 @@
+"""How numbers of results.json are written, the same in the terminal, README and report.
+
+What was not measured is None or NaN in the results and a dash in writing.
+"""
+
+__all__ = [
+    "MISSING",
+    "command_label",
+    "decimals_for",
+    "is_known",
+    "number",
+    "percent",
+    "percent_interval",
+    "plus_minus",
+    "shield_label",
+]
+
+import math
+from collections.abc import Iterable
+from typing import TypeGuard
+
+MISSING = "–"
+
+
+def is_known(value: float | None) -> TypeGuard[float]:
+    """Whether a value was measured."""
+    return value is not None and not math.isnan(value)
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """A number with so many decimals, never "-0"; a dash where it is missing."""
+    if not is_known(value):
+        return MISSING
+    return f"{value:z.{decimals}f}".replace("-", "−")
+
+
+def percent(rate: float | None, decimals: int = 0) -> str:
+    """A share as a percentage; a share that is small but not nothing never reads 0%."""
+    if not is_known(rate):
+        return MISSING
+    smallest = 10.0**-decimals
+    if 0 < 100 * rate < smallest / 2:
+        return f"<{smallest:.{decimals}f}%"
+    return f"{100 * rate:.{decimals}f}%"
+
+
+def percent_interval(low: float | None, high: float | None, decimals: int = 1) -> str:
+    """The ends of an interval of a share; a dash where either is missing."""
+    if not (is_known(low) and is_known(high)):
+        return MISSING
+    return f"{percent(low, decimals)} to {percent(high, decimals)}"
+
+
+def plus_minus(mean: float | None, low: float | None, high: float | None, decimals: int = 0) -> str:
+    """A mean and half the width of its interval: "284 ±1"; only the mean if it has none."""
+    if not (is_known(low) and is_known(high)):
+        return number(mean, decimals)
+    half = (high - low) / 2
+    finer = decimals + 1 if 0 < half < 0.95 * 10.0**-decimals else decimals  # "±0" would flatter
+    return f"{number(mean, decimals)} ±{number(half, finer)}"
+
+
+def decimals_for(values: Iterable[float | None]) -> int:
+    """Decimals that leave the largest of the values about three significant figures."""
+    sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
+    largest = max(sizes, default=0.0)
+    if largest == 0.0:
+        return 0
+    return max(0, 2 - math.floor(math.log10(largest)))
+
+
+def command_label(command: Iterable[float]) -> str:
+    """A command as (horizon, return), without needless zeros."""
+    return "(" + ", ".join(f"{value:g}" for value in command).replace("-", "−") + ")"
+
+
+def shield_label(name: str) -> str:
+    """A shield's name as people write it."""
+    return "no shield" if name == "none" else name.replace("_", " ")
