@@ -1,0 +1,122 @@
+"""Training curves for TensorBoard and, where asked for, Weights & Biases."""
+
+__all__ = ["Logger"]
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+
+from flowshield.errors import ConfigError, DataError
+
+
+class Logger:
+    """Writes scalars, histograms, figures and the config under the same names to each backend.
+
+    Usable in a `with` statement, which closes it.
+
+    Args:
+        log_dir: Folder of the TensorBoard event file; made where missing.
+        use_wandb: Whether to log to Weights & Biases as well, project "flowshield", the run named
+            after the folder. Its environment variables (WANDB_MODE=offline, ...) apply.
+
+    Raises:
+        ConfigError: `use_wandb` without the package.
+
+    Example:
+        >>> with Logger("logs/agent") as logger:
+        ...     logger.log_scalar("loss/train", 0.5, step=1)
+    """
+
+    def __init__(self, log_dir: str | Path, use_wandb: bool = False) -> None:
+        # W&B first: without the package, no empty event file is left behind
+        self._wandb = _import_wandb() if use_wandb else None
+        # importing TensorBoard takes a second that only those who log should pay
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(log_dir))
+        self._run = None
+        if self._wandb is not None:
+            path = Path(log_dir)
+            self._run = self._wandb.init(project="flowshield", name=path.name, dir=str(path))
+            # W&B's own step may not go back, but an evaluation and a fit each count from 0
+            self._run.define_metric("*", step_metric="step")
+
+    def log_scalar(self, name: str, value: float, step: int) -> None:
+        """Logs one number; `name` may hold slashes, which group the curves."""
+        self._writer.add_scalar(name, float(value), step)
+        self._to_wandb(name, float(value), step)
+
+    def log_histogram(self, name: str, values: npt.NDArray[Any], step: int) -> None:
+        """Logs the distribution of an array of any shape.
+
+        Raises:
+            DataError: The array is empty or holds NaN or infinities.
+        """
+        flat = np.asarray(values, dtype=np.float64).ravel()
+        if flat.size == 0 or not np.isfinite(flat).all():
+            got = "none" if flat.size == 0 else f"{np.sum(~np.isfinite(flat))} that are NaN or infinite"
+            raise DataError(f"histogram {name!r}: expected finite values, got {got}")
+        self._writer.add_histogram(name, flat, step)
+        if self._wandb is not None:
+            self._to_wandb(name, self._wandb.Histogram(flat), step)
+
+    def log_figure(self, name: str, figure: Figure, step: int) -> None:
+        """Logs a picture of a matplotlib figure; the figure stays the caller's to close."""
+        self._writer.add_figure(name, figure, step, close=False)
+        if self._wandb is not None:
+            self._to_wandb(name, self._wandb.Image(figure), step)
+
+    def log_config(self, config: Mapping[str, Any] | DictConfig) -> None:
+        """Logs the settings of a run, nested as they are."""
+        if isinstance(config, DictConfig):
+            tree: Any = OmegaConf.to_container(config, resolve=True)
+        else:
+            tree = dict(config)
+        text = json.dumps(tree, indent=2, default=str)
+        # Markdown takes a block indented by four as it stands
+        block = "\n".join(f"    {line}" for line in text.splitlines())
+        self._writer.add_text("config", block)
+        if self._run is not None:
+            self._run.config.update(json.loads(text), allow_val_change=True)
+
+    def close(self) -> None:
+        """Writes everything out. A second call does nothing."""
+        self._writer.close()
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+    def _to_wandb(self, name: str, value: Any, step: int) -> None:
+        if self._run is not None:
+            self._run.log({name: value, "step": step})
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the logger."""
+        self.close()
+
+
+def _import_wandb() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "use_wandb=True needs the package wandb, which is not installed; "
+            'run pip install "flowshield[wandb]"'
+        ) from error
+    return wandb
