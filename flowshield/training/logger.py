@@ -61,7 +61,8 @@ class Logger:
         """
         flat = np.asarray(values, dtype=np.float64).ravel()
         if flat.size == 0 or not np.isfinite(flat).all():
-            got = "none" if flat.size == 0 else f"{np.sum(~np.isfinite(flat))} that are NaN or infinite"
+            bad = np.sum(~np.isfinite(flat))
+            got = f"{bad} NaN or infinite of {flat.size}" if flat.size else "no values"
             raise DataError(f"histogram {name!r}: expected finite values, got {got}")
         self._writer.add_histogram(name, flat, step)
         if self._wandb is not None:
