@@ -1,0 +1,76 @@
+"""One self-contained HTML file that says what was found, first in five lines, then in full.
+
+Everything in it is read from results.json; nothing is fetched when it is opened.
+"""
+
+__all__ = ["render_report", "write_report"]
+
+import base64
+import io
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from flowshield.atomic import atomic_write
+from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.report_tables import report_tables
+from flowshield.evaluation.summary import summarize
+from flowshield.evaluation.wording import MISSING, number
+
+_DPI = 160  # sharp on a phone and on paper, about 100 kB a figure
+
+
+def write_report(
+    path: str | os.PathLike[str], results: Mapping[str, Any], figures: Mapping[str, Figure]
+) -> None:
+    """Writes the report; a file that was there stays until the new one is whole.
+
+    Args:
+        path: Where to, "report.html" as a rule.
+        results: The content of results.json. Parts may be missing: they show as dashes or not
+            at all.
+        figures: By caption, in the order to show them.
+
+    Raises:
+        DataError: Two cells share shield and command, or a cell has neither.
+        OSError: The file cannot be written.
+    """
+    html = render_report(results, figures).encode()
+    with atomic_write(path) as file:
+        file.write(html)
+
+
+def render_report(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
+    """The report as text; see `write_report`.
+
+    Raises:
+        DataError: Two cells share shield and command, or a cell has neither.
+    """
+    environment = Environment(
+        loader=PackageLoader("flowshield.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    grid = CellGrid.from_cells(results.get("cells") or [])
+    return environment.get_template("report.html.j2").render(
+        title=f"flowshield on {(results.get('dataset') or {}).get('env', 'unknown data')}",
+        summary=summarize(results, grid),
+        tables=report_tables(results, grid),
+        figures={caption: _png(figure) for caption, figure in figures.items()},
+        command=results.get("command") or MISSING,
+        config_yaml=results.get("config_yaml") or "",
+        versions=results.get("versions") or {},
+        machine=results.get("machine") or MISSING,
+        seconds={k: f"{number(v, 1)} s" for k, v in (results.get("seconds") or {}).items()},
+    )
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,218 @@
+"""The tables of the report, as texts: everything that results.json says, with dashes for gaps."""
+
+__all__ = ["ReportTable", "report_tables"]
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.wording import (
+    MISSING,
+    command_label,
+    decimals_for,
+    number,
+    percent,
+    percent_interval,
+    shield_label,
+)
+
+
+class ReportTable(NamedTuple):
+    """A table of texts; the first `n_labels` columns name the row."""
+
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    n_labels: int = 1
+
+
+def report_tables(results: Mapping[str, Any], grid: CellGrid) -> list[ReportTable]:
+    """Every table for which there is a row.
+
+    Args:
+        results: The content of results.json.
+        grid: Its cells.
+    """
+    tables = (
+        _returns(grid),
+        _detection(results),
+        _calibration(results),
+        _start_states(results),
+        _projection(results),
+        _training(results),
+    )
+    return [table for table in tables if table.rows]
+
+
+def _returns(grid: CellGrid) -> ReportTable:
+    decimals = decimals_for(cell.get("return_mean") for cell in grid)
+    rows = tuple(
+        (
+            command_label(cell["command"]),
+            shield_label(cell["shield"]),
+            number(cell.get("return_mean"), decimals),
+            _interval(cell, "return_low", "return_high", decimals),
+            _difference(cell.get("vs_none") or {}, decimals),
+            number(cell.get("worst_5_percent"), decimals),
+            number(cell.get("return_std"), decimals),
+            percent(cell.get("crash_rate"), 1),
+            number(cell.get("length_mean"), 0),
+            number(cell.get("commanded_minus_achieved"), decimals),
+            percent(cell.get("flagged_at_start"), 1),
+            percent(cell.get("flagged_rate"), 1),
+            str(cell.get("n_episodes", MISSING)),
+        )
+        for cell in grid
+    )
+    return ReportTable(
+        "Returns",
+        "A command is (horizon in steps, return). Every cell runs the same environment seeds; "
+        "the difference is paired by seed.",
+        (
+            "command",
+            "shield",
+            "mean return",
+            "interval",
+            "less no shield",
+            "worst 5%",
+            "std",
+            "crashed",
+            "steps",
+            "asked − got",
+            "flagged at start",
+            "steps flagged",
+            "episodes",
+        ),
+        rows,
+        n_labels=2,
+    )
+
+
+def _detection(results: Mapping[str, Any]) -> ReportTable:
+    rows = []
+    for name, entry in _shields(results):
+        found = entry.get("detection") or {}
+        rows.append(
+            (
+                shield_label(name),
+                percent(found.get("detection_rate"), 1),
+                percent(found.get("false_positive_rate"), 1),
+                number(found.get("f1_score"), 3),
+                number(found.get("auc_roc"), 3),
+                number(found.get("calibration_error"), 4),
+                number(entry.get("test_nll"), 3),
+            )
+        )
+    return ReportTable(
+        "Detection",
+        "Unsupported commands against the true commands of held-out episodes. NLL in nats on "
+        "held-out commands: lower is better.",
+        ("shield", "detected", "false alarms", "F1", "AUROC", "calibration error", "NLL"),
+        tuple(rows),
+    )
+
+
+def _calibration(results: Mapping[str, Any]) -> ReportTable:
+    rows = []
+    for name, entry in _shields(results):
+        label = shield_label(name)
+        alarms, starts = entry.get("false_alarms"), entry.get("start_states")
+        if alarms:
+            told = percent(entry.get("alpha"), 1)
+            rows.append(_alarms(label, "one step per episode", told, alarms))
+        if starts:
+            told = percent(entry.get("alpha"), 1)
+            rows.append(_alarms(label, "start of episode", told, starts))
+        for level in entry.get("false_alarms_by_level") or ():
+            told = percent(level.get("alpha"), 1)
+            rows.append(_alarms(label, "one step per episode, by level", told, level))
+    thresholds = "; ".join(
+        f"{shield_label(name)} {number(entry.get('threshold'), 3)} nats from "
+        f"{entry.get('n_calibration', MISSING)} episodes"
+        for name, entry in _shields(results)
+    )
+    return ReportTable(
+        "Calibration",
+        "How often the true commands of held-out episodes are flagged, with Clopper and "
+        f"Pearson's exact interval. Thresholds: {thresholds}.",
+        ("shield", "measured on", "nominal", "realised", "interval", "episodes"),
+        tuple(rows),
+        n_labels=2,
+    )
+
+
+def _start_states(results: Mapping[str, Any]) -> ReportTable:
+    shares: dict[tuple[float, ...], dict[str, float]] = {}
+    for name, entry in _shields(results):
+        for row in entry.get("flagged_at_start") or ():
+            shares.setdefault(tuple(row["command"]), {})[name] = row.get("rate")
+    names = [name for name, _ in _shields(results)]
+    return ReportTable(
+        "Commands flagged at the start",
+        "Share of held-out start states at which each command of the grid is flagged.",
+        ("command", *map(shield_label, names)),
+        tuple(
+            (command_label(command), *(percent(found.get(name), 1) for name in names))
+            for command, found in shares.items()
+        ),
+    )
+
+
+def _projection(results: Mapping[str, Any]) -> ReportTable:
+    rows = tuple(
+        (
+            shield_label(name),
+            percent(entry["projection"].get("projection_success"), 1),
+            number(entry["projection"].get("mean_distance"), 3),
+            number(entry["projection"].get("mean_log_prob"), 3),
+        )
+        for name, entry in _shields(results)
+        if entry.get("projection")
+    )
+    return ReportTable(
+        "Projection",
+        "What becomes of unsupported commands: the share that checks as supported afterwards, "
+        "how far it moved in scaled units, and its log-density in nats.",
+        ("shield", "supported after", "distance", "log p"),
+        rows,
+    )
+
+
+def _training(results: Mapping[str, Any]) -> ReportTable:
+    rows = tuple(
+        (
+            shield_label(name),
+            f"{model.get('best_epoch', MISSING)} of {model.get('epochs', MISSING)}",
+            number(model.get("validation_loss"), 4),
+            number(model.get("seconds"), 1),
+        )
+        for name, model in (results.get("models") or {}).items()
+    )
+    return ReportTable(
+        "Training",
+        "The weights of the best epoch on held-out episodes are the ones used.",
+        ("model", "best epoch", "held-out loss", "seconds"),
+        rows,
+    )
+
+
+def _alarms(label: str, where: str, told: str, rate: Mapping[str, Any]) -> tuple[str, ...]:
+    interval = percent_interval(rate.get("low"), rate.get("high"))
+    n = rate.get("n", MISSING)
+    return label, where, told, percent(rate.get("rate"), 1), interval, str(n)
+
+
+def _difference(versus: Mapping[str, Any], decimals: int) -> str:
+    if not versus:
+        return MISSING
+    return f"{number(versus.get('mean'), decimals)} ({_interval(versus, 'low', 'high', decimals)})"
+
+
+def _interval(row: Mapping[str, Any], low: str, high: str, decimals: int) -> str:
+    ends = number(row.get(low), decimals), number(row.get(high), decimals)
+    return MISSING if MISSING in ends else f"{ends[0]} to {ends[1]}"
+
+
+def _shields(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return list((results.get("shields") or {}).items())

@@ -1,0 +1,170 @@
+"""The first screen of the report: five questions, answered from the results alone."""
+
+__all__ = ["Answer", "summarize"]
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from flowshield.evaluation.cell_grid import UNSHIELDED, CellGrid, Command
+from flowshield.evaluation.verdict import (
+    MAX_CRASH_RATE,
+    SHORTFALL,
+    ShieldVerdict,
+    Verdict,
+    judge,
+)
+from flowshield.evaluation.wording import (
+    MISSING,
+    command_label,
+    decimals_for,
+    is_known,
+    number,
+    percent,
+    percent_interval,
+    plus_minus,
+    shield_label,
+)
+
+Tone = Literal["plain", "good", "bad"]
+
+
+class Answer(NamedTuple):
+    """A question, its answer in a few words, and the numbers behind it."""
+
+    question: str
+    answer: str
+    detail: str
+    tone: Tone = "plain"
+
+
+def summarize(results: Mapping[str, Any], grid: CellGrid) -> list[Answer]:
+    """Which data, which policy, what fails, what fixes it, at which false-alarm rate.
+
+    Args:
+        results: The content of results.json; what is missing is said to be.
+        grid: Its cells.
+    """
+    verdict = judge(grid)
+    best = verdict.shields[0] if verdict and verdict.failures and verdict.shields else None
+    return [
+        _data(results.get("dataset") or {}),
+        _policy((results.get("models") or {}).get("agent") or {}),
+        _failure(verdict, grid),
+        _fix(verdict, grid),
+        _false_alarms(results, best),
+    ]
+
+
+def _data(dataset: Mapping[str, Any]) -> Answer:
+    question = "Which data?"
+    if not dataset:
+        return Answer(question, "not recorded", "")
+    mean, std, top = (dataset.get(f"return_{name}") for name in ("mean", "std", "max"))
+    decimals = decimals_for((mean, top))
+    splits = ", ".join(f"{n} {name}" for name, n in (dataset.get("splits") or {}).items())
+    detail = (
+        f"{dataset.get('n_transitions', MISSING)} steps, "
+        f"{dataset.get('n_truncated', MISSING)} episodes truncated; "
+        f"return {number(mean, decimals)} on average, standard deviation "
+        f"{number(std, decimals)}, at most {number(top, decimals)}; "
+        f"{number(dataset.get('length_mean'), 0)} steps an episode; "
+        f"seed {dataset.get('seed', MISSING)}; episodes: {splits or MISSING}"
+    )
+    episodes = f"{dataset.get('n_episodes', MISSING)} episodes"
+    behaviour = dataset.get("behaviour", MISSING)
+    return Answer(question, f"{episodes} of {dataset.get('env', MISSING)}, {behaviour}", detail)
+
+
+def _policy(agent: Mapping[str, Any]) -> Answer:
+    if not agent:
+        return Answer("Which policy?", "not recorded", "")
+    epochs = f"epoch {agent.get('best_epoch', MISSING)} of {agent.get('epochs', MISSING)}"
+    loss, seconds = number(agent.get("validation_loss"), 4), number(agent.get("seconds"), 1)
+    return Answer(
+        "Which policy?",
+        "command-conditioned (UDRL) agent",
+        f"best on held-out episodes at {epochs}, loss {loss}, trained in {seconds} s",
+    )
+
+
+def _failure(verdict: Verdict | None, grid: CellGrid) -> Answer:
+    question = "Is there a failure to fix?"
+    if verdict is None:
+        return Answer(question, "unknown", "nothing was evaluated without a shield")
+    rule = (
+        f"A command fails if more than {percent(MAX_CRASH_RATE)} of its episodes crash, or if its "
+        f"return stays over {percent(SHORTFALL)} short of both what was asked and the policy's "
+        "best cell."
+    )
+    if not verdict.failures:
+        none = f"no: none of {verdict.n_commands} commands fails without a shield"
+        return Answer(question, none, rule, "good")
+    told = "; ".join(_cell_text(grid, UNSHIELDED, command) for command in verdict.failures)
+    count = f"{len(verdict.failures)} of {verdict.n_commands} commands"
+    return Answer(question, f"yes: {count} fail without a shield", f"{told}. {rule}", "bad")
+
+
+def _fix(verdict: Verdict | None, grid: CellGrid) -> Answer:
+    question = "Which shield fixes it?"
+    if verdict is None or not verdict.shields:
+        return Answer(question, "unknown", "no shield was compared with none")
+    if not verdict.failures:
+        broken = "; ".join(_broken(shield) for shield in verdict.shields if shield.broken)
+        harm = broken or "no shield makes a command fail either"
+        return Answer(question, "nothing to fix", harm, "bad" if broken else "plain")
+    best, total = verdict.shields[0], len(verdict.failures)
+    told = "; ".join(_cell_text(grid, best.shield, command) for command in verdict.failures)
+    every = "; ".join(
+        f"{shield_label(s.shield)} fixes {len(s.fixed)} of {total}{_and_breaks(s)}"
+        for s in verdict.shields
+    )
+    if not best.fixed:
+        return Answer(question, "none of them", f"{every}. With {best.shield}: {told}.", "bad")
+    answer = f"{shield_label(best.shield)}: {len(best.fixed)} of {total}{_and_breaks(best)}"
+    good = not best.unfixed and not best.broken
+    return Answer(question, answer, f"{told}. All: {every}.", "good" if good else "plain")
+
+
+def _false_alarms(results: Mapping[str, Any], best: ShieldVerdict | None) -> Answer:
+    """For the shield that fixes most; for every shield where there is no such."""
+    shields = results.get("shields") or {}
+    names = [best.shield] if best and best.fixed and best.shield in shields else list(shields)
+    if not names:
+        return Answer("At which false-alarm rate?", "unknown", "no shield was calibrated")
+    nominal = percent(results.get("alpha"))
+    realised = ", ".join(
+        f"{shield_label(n)} {percent((shields[n].get('false_alarms') or {}).get('rate'), 1)}"
+        for n in names
+    )
+    return Answer(
+        "At which false-alarm rate?",
+        f"set to {nominal}; realised: {realised}",
+        "; ".join(_alarm_text(name, shields[name]) for name in names),
+    )
+
+
+def _alarm_text(name: str, entry: Mapping[str, Any]) -> str:
+    alarms = entry.get("false_alarms") or {}
+    interval = percent_interval(alarms.get("low"), alarms.get("high"))
+    count = f"{alarms.get('count', MISSING)} of {alarms.get('n', MISSING)} held-out episodes"
+    return f"{shield_label(name)}: {count}, interval {interval}"
+
+
+def _cell_text(grid: CellGrid, shield: str, command: Command) -> str:
+    cell = grid.cell(shield, command)
+    if cell is None:
+        return f"{command_label(command)} was not tried"
+    mean, low, high = (cell.get(f"return_{end}") for end in ("mean", "low", "high"))
+    decimals = decimals_for(cell.get("return_mean") for cell in grid)
+    crash = cell.get("crash_rate")
+    crashed = f", {percent(crash)} crash" if is_known(crash) else ""
+    return f"{command_label(command)} returns {plus_minus(mean, low, high, decimals)}{crashed}"
+
+
+def _and_breaks(shield: ShieldVerdict) -> str:
+    return f", but breaks {len(shield.broken)}" if shield.broken else ""
+
+
+def _broken(shield: ShieldVerdict) -> str:
+    commands = ", ".join(map(command_label, shield.broken))
+    return f"{shield_label(shield.shield)} makes {commands} fail"
