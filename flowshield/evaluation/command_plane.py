@@ -53,7 +53,8 @@ def plot_projection(plane: CommandPlane | Mapping[str, Any]) -> Figure:
         plane: A `CommandPlane`, or a mapping with its fields.
 
     Raises:
-        DataError: log_prob holds NaN or nothing finite, or a grid has fewer than two values.
+        DataError: log_prob holds NaN, +inf or nothing finite, the threshold is not finite, or a
+            grid has fewer than two values or does not rise.
         ShapeError: The arrays do not fit each other.
     """
     if not isinstance(plane, CommandPlane):
@@ -169,8 +170,10 @@ def _grid(plane: CommandPlane) -> tuple[Array, Array, Array]:
     for name, axis in (("horizons", horizons), ("returns", returns)):
         if axis.size < 2 or not (np.diff(axis) > 0).all():
             raise DataError(f"expected {name} to hold two rising values at least, got {axis.size}")
-    if np.isnan(log_prob).any() or not np.isfinite(log_prob).any():
-        raise DataError("expected log_prob without NaN and with a finite value: check the shield")
+    if np.isnan(log_prob).any() or np.isposinf(log_prob).any() or np.isneginf(log_prob).all():
+        raise DataError("expected log_prob finite or -inf, finite somewhere: check the shield")
+    if not np.isfinite(plane.threshold):
+        raise DataError(f"expected a finite threshold, got {plane.threshold}: calibrate the shield")
     return horizons, returns, log_prob
 
 

@@ -35,6 +35,8 @@ _KNOWN = {
     "diffusion": _Look("#D55E00", "^"),
     "flow_matching": _Look("#009E73", "o"),
 }
+_RETURN = ("return_mean", "return_low", "return_high")
+_RATE = ("rate", "low", "high")
 _OTHERS = (_Look("#CC79A7", "D"), _Look("#56B4E9", "v"), _Look("#E69F00", "P"))
 
 
@@ -85,7 +87,7 @@ def plot_ood_detection(roc: Mapping[str, Mapping[str, Any]], alpha: float | None
     whole, low = figure.subplots(1, 2)
     for name, look in _looks(roc).items():
         x, y, area = _read_roc(name, roc[name])
-        label = f"{shield_label(name)}, AUROC {area:.3f}"
+        label = _plain(f"{shield_label(name)}, AUROC {area:.3f}")
         for axes in (whole, low):
             axes.plot(x, y, color=look.color, lw=1.8, label=label)
     for axes in (whole, low):
@@ -103,7 +105,7 @@ def plot_ood_detection(roc: Mapping[str, Mapping[str, Any]], alpha: float | None
 
 
 def plot_calibration(levels: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Realised against nominal false-alarm rate, with exact 95% intervals.
+    """Realised against nominal false-alarm rate, with its interval.
 
     Args:
         levels: By shield its "false_alarms_by_level": "alpha", "rate", "low", "high", shares of 1.
@@ -120,7 +122,7 @@ def plot_calibration(levels: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
     axes.plot([0, end], [0, end], color="#999999", lw=1, ls="--", label="as promised", zorder=1)
     for (name, look), shift in zip(_looks(levels).items(), _dodge(len(levels)), strict=True):
         alpha = np.array([row["alpha"] for row in levels[name]], dtype=float)
-        _error_bars(axes, alpha + 0.04 * end * shift, levels[name], "", name, look)
+        _error_bars(axes, alpha + 0.04 * end * shift, levels[name], _RATE, name, look)
     axes.set(xlim=(0, end), ylim=(-0.02 * end, None))
     axes.set(xlabel="nominal false-alarm rate", ylabel="realised on held-out episodes")
     for axis in (axes.xaxis, axes.yaxis):
@@ -150,7 +152,7 @@ def plot_training_curves(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
         axes.remove()
     for (name, epochs), axes in zip(history.items(), panels.flat, strict=False):
         _draw_training(axes, name, epochs)
-    _legend_above(figure, panels[0, 0])
+    _legend_above(figure, *figure.axes)
     return figure
 
 
@@ -159,7 +161,7 @@ def _draw_returns(axes: Axes, grid: CellGrid) -> None:
     for shield, shift in zip(grid.shields, _dodge(len(grid.shields)), strict=True):
         row = [(grid.commands.index(command), cell) for command, cell in grid.row(shield)]
         x = np.array([column for column, _ in row]) + 0.7 * shift
-        _error_bars(axes, x, [cell for _, cell in row], "return_", shield, looks[shield])
+        _error_bars(axes, x, [cell for _, cell in row], _RETURN, shield, looks[shield])
     for column in range(1, len(grid.commands)):
         axes.axvline(column - 0.5, color="#DDDDDD", lw=0.8, zorder=0)
     axes.set(ylabel="mean return R achieved", xlim=(-0.5, len(grid.commands) - 0.5))
@@ -212,21 +214,18 @@ def _error_bars(
     axes: Axes,
     x: np.ndarray,
     rows: Sequence[Mapping[str, Any]],
-    prefix: str,
+    keys: tuple[str, str, str],
     name: str,
     look: _Look,
 ) -> None:
     """Points with intervals that need not be symmetric; a missing interval is no bar."""
-    mean = np.array([row[f"{prefix}mean" if prefix else "rate"] for row in rows], dtype=float)
-    ends = [
-        [mean[i] if _absent(row, f"{prefix}{end}") else row[f"{prefix}{end}"] for end in _ENDS]
-        for i, row in enumerate(rows)
-    ]
-    reach = np.abs(np.array(ends, dtype=float).T - mean)
+    middle, *ends = keys
+    mean = np.array([row[middle] for row in rows], dtype=float)
+    limits = [[row[middle] if _absent(row, end) else row[end] for row in rows] for end in ends]
     axes.errorbar(
         x,
         mean,
-        yerr=reach,
+        yerr=np.abs(np.array(limits, dtype=float) - mean),
         fmt=look.marker,
         color=look.color,
         ms=6,
@@ -234,9 +233,6 @@ def _error_bars(
         elinewidth=1.4,
         label=_plain(shield_label(name)),
     )
-
-
-_ENDS = ("low", "high")
 
 
 def _read_roc(name: str, curve: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, float]:
@@ -267,10 +263,20 @@ def _tidy(axes: Axes, grid: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend_above(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    columns = len(labels) if len(labels) <= 4 else math.ceil(len(labels) / 2)
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+def _legend_above(figure: Figure, *panels: Axes) -> None:
+    """One legend for the figure, with every label once."""
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    columns = len(handles) if len(handles) <= 4 else math.ceil(len(handles) / 2)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+    )
 
 
 def _absent(row: Mapping[str, Any], key: str) -> bool:

@@ -74,7 +74,7 @@ def _returns(grid: CellGrid) -> ReportTable:
             "shield",
             "mean return",
             "interval",
-            "less no shield",
+            "minus no shield",
             "worst 5%",
             "std",
             "crashed",

@@ -38,7 +38,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
     grid = CellGrid.from_cells(results.get("cells", []))
     decimals = _decimals(grid)
     table = Table(
-        title="Mean return ± half its 95% interval, by shield and command (horizon, return)",
+        title="Mean return ± half its interval, by shield and command (horizon, return)",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         title_justify="left",
@@ -87,7 +87,7 @@ def detection_table(results: Mapping[str, Any]) -> Table:
         title_justify="left",
     )
     table.add_column("shield", no_wrap=True)
-    for heading in ("detects", "AUROC", "F1", "false alarms, 95% interval", "projects", "NLL"):
+    for heading in ("detects", "AUROC", "F1", "false alarms (interval)", "projects", "NLL"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, entry in results.get("shields", {}).items():
         table.add_row(Text(name), *_detection_row(entry))

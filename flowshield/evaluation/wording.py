@@ -53,7 +53,7 @@ def percent_interval(low: float | None, high: float | None, decimals: int = 1) -
 
 def plus_minus(mean: float | None, low: float | None, high: float | None, decimals: int = 0) -> str:
     """A mean and half the width of its interval: "284 ±1"; only the mean if it has none."""
-    if not (is_known(low) and is_known(high)):
+    if not (is_known(mean) and is_known(low) and is_known(high)):
         return number(mean, decimals)
     half = (high - low) / 2
     finer = decimals + 1 if 0 < half < 0.95 * 10.0**-decimals else decimals  # "±0" would flatter
