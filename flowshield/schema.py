@@ -4,7 +4,7 @@ The packaged YAML is the schema: a value's type is the type of the default it re
 below add what YAML cannot say. Keys are dotted and may hold wildcards (`shield.*.n_steps`).
 """
 
-__all__ = ["FREE_KEYS", "check_key", "check_shares", "checked_value", "flatten"]
+__all__ = ["CHOICES", "FREE_KEYS", "check_key", "check_shares", "checked_value", "flatten"]
 
 import difflib
 import math
@@ -30,7 +30,7 @@ _TYPES: Final[dict[str, tuple[type, bool]]] = {
     "scheduler.step_epochs": (float, False),
 }
 
-_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "data.commands": ("remaining", "future"),
     "model.activation": ("silu", "relu", "gelu", "tanh", "elu"),
     "scheduler.type": ("cosine", "linear", "step", "plateau", "constant"),
@@ -162,7 +162,7 @@ def checked_value(key: str, value: Any, default: Any) -> Any:
         expected = _WORDS[kind] + (" or null" if nullable else "")
         raise ConfigError(f"config key {key!r}: expected {expected}, got {_shown(value)}")
     _check_range(key, value)
-    choices = _lookup(_CHOICES, key)
+    choices = _lookup(CHOICES, key)
     if choices is not None and value not in choices:
         raise unknown_name(f"value of config key {key!r}:", value, choices)
     return value

@@ -198,7 +198,10 @@ def _finished_ends(
 def _shaped(
     values: ArrayLike, name: str, source: str, shape: tuple[int | None, ...]
 ) -> NDArray[Any]:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ShapeError(f"{source}: {name} is no rectangular array: {error}") from error
     wanted = "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
     fits = array.ndim == len(shape) and all(
         size in (None, got) for size, got in zip(shape, array.shape, strict=False)

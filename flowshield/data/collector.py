@@ -3,6 +3,7 @@
 __all__ = ["DataCollector", "collect_episodes", "describe_collection"]
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -159,7 +160,7 @@ def describe_collection(
     env: ContinuousEnvWrapper, behaviour: Behaviour, seed: int
 ) -> dict[str, Any]:
     """Gives the metadata of a collection: what is needed to repeat it, and the action bounds."""
-    return {
+    facts = {
         "env": env.name,
         "env_id": env.spec.id if env.spec else None,
         "env_kwargs": dict(env.make_kwargs),
@@ -169,6 +170,14 @@ def describe_collection(
         "seed": int(seed),
         "behaviour": behaviour.describe(),
     }
+    # Made fit for JSON here, so that an odd argument of the environment cannot spoil the saving of
+    # what took hours to collect.
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=_plain))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else repr(value)
 
 
 def _collect_group(

@@ -148,7 +148,7 @@ class TrajectoryDataset:
         self.episode_indices = arrays.indices
         self.metadata = arrays.metadata
         self.commands_mode: CommandsMode = commands_mode
-        self._seed = seed
+        self._seed = check_seed(seed)
         self.to(device)
 
     def __len__(self) -> int:
@@ -251,6 +251,7 @@ class TrajectoryDataset:
             ConfigError: The device is unknown or not there.
         """
         self.device = checked_device(device)
+        self._generator = torch.Generator(device=self.device)
         self.__dict__.pop("tensors", None)
         return self.seed(self._seed)
 
@@ -261,8 +262,7 @@ class TrajectoryDataset:
             ConfigError: The seed is negative or no whole number.
         """
         self._seed = check_seed(seed)
-        self._generator = torch.Generator(device=self.device).manual_seed(self._seed)
-        self.__dict__.pop("tensors", None)
+        self._generator.manual_seed(self._seed)
         return self
 
     @cached_property

@@ -67,8 +67,9 @@ def sample_future_commands(
             index is no whole number in 0..N-1.
     """
     checked_rewards, flags = _check(rewards, dones)
-    if len(np.asarray(states)) != len(flags):
-        raise ShapeError(f"expected {len(flags)} states, as many as rewards, got {len(states)}")  # type: ignore[arg-type]
+    n_states = len(np.asarray(states))
+    if n_states != len(flags):
+        raise ShapeError(f"expected {len(flags)} states, as many as rewards, got {n_states}")
     start = _check_indices(batch_indices, len(flags))
     ends = episode_ends(flags)
     sums = _anchored_sums(checked_rewards, ends)

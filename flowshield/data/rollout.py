@@ -18,7 +18,8 @@ class BatchPolicy(Protocol):
     """Acts in n episodes at once, which are its rows 0..n-1.
 
     Finished episodes drop out, so the arrays of `act` and `observe` hold the k rows that `rows`
-    names, in ascending order.
+    names, in ascending order. They go into the record of the episodes: a policy must not write into
+    them.
     """
 
     def begin(self, states: NDArray[np.float32]) -> None:

@@ -168,6 +168,5 @@ def _step_limit(env: gym.Env[Any, Any]) -> int | None:
 def _affine_bounds(space: gym.spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     bounded = (np.abs(low) < _LARGEST_BOUND) & (np.abs(high) < _LARGEST_BOUND) & (low < high)
-    center = np.where(bounded, (low / 2 + high / 2), 0.0)
-    half_width = np.where(bounded, (high / 2 - low / 2), 1.0)
-    return center, half_width
+    low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+    return (high + low) / 2, (high - low) / 2

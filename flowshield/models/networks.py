@@ -40,6 +40,7 @@ class ResidualMLP(nn.Module):
         hidden_dim: Width of every hidden layer.
         n_layers: Number of hidden layers, at least one.
         activation_name: See `activation`.
+        dropout: Share of hidden units left out while training.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class ResidualMLP(nn.Module):
         hidden_dim: int = 256,
         n_layers: int = 3,
         activation_name: str = "silu",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.activation = activation(activation_name)
         self.first = nn.Linear(in_dim, hidden_dim)
         self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(n_layers - 1))
@@ -60,8 +63,8 @@ class ResidualMLP(nn.Module):
         """Maps [..., in_dim] to [..., out_dim]."""
         h = self.activation(self.first(x))
         for layer in self.hidden:
-            h = h + self.activation(layer(h))
-        out: Tensor = self.last(h)
+            h = h + self.activation(layer(self.dropout(h)))
+        out: Tensor = self.last(self.dropout(h))
         return out
 
 

@@ -192,6 +192,17 @@ class BaseShield(nn.Module, ABC):
         self._require_calibration()
         return conformal_threshold(self.calibration_scores, alpha)
 
+    def threshold_in_force(self, given: float | None = None) -> float:
+        """The given threshold, or the calibrated one.
+
+        Raises:
+            NotCalibratedError: None was given and the shield was never calibrated.
+        """
+        if given is not None:
+            return given
+        self._require_calibration()
+        return float(self.threshold)
+
     @torch.no_grad()
     def is_ood(self, state: Tensor, command: Tensor, threshold: float | None = None) -> Tensor:
         """Whether the data do not support a command at a state.
@@ -209,7 +220,7 @@ class BaseShield(nn.Module, ABC):
             ShapeError: A shape is wrong.
         """
         check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
-        return self.score(state, command) < self._threshold(threshold)
+        return self.score(state, command) < self.threshold_in_force(threshold)
 
     def project(
         self, state: Tensor, command: Tensor, n_steps: int | None = None, lr: float | None = None
@@ -234,7 +245,7 @@ class BaseShield(nn.Module, ABC):
         """Like `project`, with distance, score and verdict of each row."""
         check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
         settings = self.projection.replace(n_steps=n_steps, lr=lr)
-        return nearest_supported(self, state, command, self._threshold(None), settings)
+        return nearest_supported(self, state, command, self.threshold_in_force(), settings)
 
     # ------------------------------------------------------------------ files
 
@@ -291,12 +302,6 @@ class BaseShield(nn.Module, ABC):
         return BaseShield._types[shield_type]
 
     # ------------------------------------------------------------------
-
-    def _threshold(self, given: float | None) -> float:
-        if given is not None:
-            return given
-        self._require_calibration()
-        return float(self.threshold)
 
     def _require_calibration(self) -> None:
         if len(self.calibration_scores) == 0:

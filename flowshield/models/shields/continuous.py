@@ -31,6 +31,7 @@ class ContinuousShield(BaseShield):
         n_layers: Number of residual blocks of the field.
         time_embed_dim: Size of the embedding of time.
         n_fourier: Random Fourier features of the command; 0 = none.
+        dropout: Share of the state networks' hidden units left out while training.
         solver: One of `flowshield.models.ode.SOLVERS`.
         n_steps: Solver steps of log_prob and sample.
         horizon_noise: See `BaseShield`.
@@ -51,6 +52,7 @@ class ContinuousShield(BaseShield):
         n_layers: int = 3,
         time_embed_dim: int = 128,
         n_fourier: int = 0,
+        dropout: float = 0.0,
         solver: str = "rk4",
         n_steps: int = 8,
         horizon_noise: float = 1.0,
@@ -68,13 +70,21 @@ class ContinuousShield(BaseShield):
             n_layers=n_layers,
             time_embed_dim=time_embed_dim,
             n_fourier=n_fourier,
+            dropout=dropout,
             solver=solver,
             n_steps=n_steps,
             **hyperparameters,
         )
         self.solver, self.n_steps = solver, n_steps
         self.field = CommandField(
-            state_dim, command_dim, hidden_dim, field_dim, n_layers, time_embed_dim, n_fourier
+            state_dim,
+            command_dim,
+            hidden_dim,
+            field_dim,
+            n_layers,
+            time_embed_dim,
+            n_fourier,
+            dropout,
         )
 
     @abstractmethod

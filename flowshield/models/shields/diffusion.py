@@ -61,6 +61,7 @@ class DiffusionShield(ContinuousShield):
         beta_schedule: "linear", "cosine" or "quadratic"; see `cumulative_signal`.
         ddim_steps: Steps of `sample`.
         n_fourier: Random Fourier features of the command; 0 = none.
+        dropout: Share of the state networks' hidden units left out while training.
         solver: One of `flowshield.models.ode.SOLVERS`, for log_prob.
         n_steps: Solver steps of log_prob.
         horizon_noise: See `BaseShield`.
@@ -82,6 +83,7 @@ class DiffusionShield(ContinuousShield):
         beta_schedule: str = "linear",
         ddim_steps: int = 50,
         n_fourier: int = 0,
+        dropout: float = 0.0,
         solver: str = "rk4",
         n_steps: int = 8,
         horizon_noise: float = 1.0,
@@ -95,6 +97,7 @@ class DiffusionShield(ContinuousShield):
             n_layers=n_layers,
             time_embed_dim=time_embed_dim,
             n_fourier=n_fourier,
+            dropout=dropout,
             solver=solver,
             n_steps=n_steps,
             horizon_noise=horizon_noise,

@@ -2,6 +2,7 @@
 
 __all__ = ["CommandField", "StateContext"]
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,9 @@ from torch.nn import functional
 
 from flowshield.models.networks import FourierFeatures, ResidualMLP, SinusoidalEmbedding
 
-_MAX_LOG_SCALE = 4.0
+# The scale's range, standardized units. A floor, because a Gaussian fitted to a thousand episodes
+# becomes far too sure of itself on the next one; what is narrower, the field itself must learn.
+_MIN_LOG_SCALE, _MAX_LOG_SCALE = math.log(0.03), math.log(2.0)
 
 
 class StateContext(NamedTuple):
@@ -66,6 +69,7 @@ class CommandField(nn.Module):
         n_layers: Number of residual blocks of the field.
         time_embed_dim: Size of the embedding of time.
         n_fourier: Random Fourier features of the command beside the command itself; 0 = none.
+        dropout: Share of the state networks' hidden units left out while training.
     """
 
     def __init__(
@@ -77,11 +81,14 @@ class CommandField(nn.Module):
         n_layers: int,
         time_embed_dim: int,
         n_fourier: int = 0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.command_dim, self.field_dim, self.n_layers = command_dim, field_dim, n_layers
-        self.encoder = ResidualMLP(state_dim, (n_layers + 1) * field_dim, hidden_dim, 3)
-        self.scale_network = ResidualMLP(state_dim, 5, hidden_dim, 3)
+        self.encoder = ResidualMLP(
+            state_dim, (n_layers + 1) * field_dim, hidden_dim, 3, dropout=dropout
+        )
+        self.scale_network = ResidualMLP(state_dim, 5, hidden_dim, 3, dropout=dropout)
         self.time_embedding = SinusoidalEmbedding(time_embed_dim)
         self.time_layer = nn.Linear(time_embed_dim, (n_layers + 1) * field_dim)
         self.fourier = FourierFeatures(command_dim, n_fourier, scale=0.2) if n_fourier else None
@@ -97,7 +104,8 @@ class CommandField(nn.Module):
     def encode(self, s: Tensor) -> StateContext:
         """Runs the state networks on standardized states [batch, state_dim]."""
         location, log_scale, shear = self.scale_network(s).split([2, 2, 1], dim=1)
-        log_scale = _MAX_LOG_SCALE * torch.tanh((log_scale - 0.5) / _MAX_LOG_SCALE)
+        span = _MAX_LOG_SCALE - _MIN_LOG_SCALE
+        log_scale = _MIN_LOG_SCALE + span * torch.sigmoid(log_scale + 1.0)
         return StateContext(self.encoder(s), location, log_scale, shear.squeeze(1))
 
     def forward(self, x: Tensor, t: Tensor, features: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class FlowMatchingShield(ContinuousShield):
         time_embed_dim: Size of the embedding of time.
         sigma_min: Noise left at t = 1, whitened units.
         n_fourier: Random Fourier features of the command; 0 = none.
+        dropout: Share of the state networks' hidden units left out while training.
         solver: One of `flowshield.models.ode.SOLVERS`.
         n_steps: Solver steps of log_prob and sample.
         horizon_noise: See `BaseShield`.
@@ -45,6 +46,7 @@ class FlowMatchingShield(ContinuousShield):
         time_embed_dim: int = 128,
         sigma_min: float = 1e-4,
         n_fourier: int = 0,
+        dropout: float = 0.0,
         solver: str = "rk4",
         n_steps: int = 8,
         horizon_noise: float = 1.0,
@@ -58,6 +60,7 @@ class FlowMatchingShield(ContinuousShield):
             n_layers=n_layers,
             time_embed_dim=time_embed_dim,
             n_fourier=n_fourier,
+            dropout=dropout,
             solver=solver,
             n_steps=n_steps,
             horizon_noise=horizon_noise,

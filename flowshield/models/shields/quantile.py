@@ -33,6 +33,7 @@ class QuantileShield(BaseShield):
         hidden_dim: Width of the hidden layers.
         n_layers: Number of hidden layers.
         n_quantiles: K levels (k + 1/2) / K.
+        dropout: Share of hidden units left out while training.
         horizon_noise: See `BaseShield`.
         return_noise: See `BaseShield`.
     """
@@ -48,6 +49,7 @@ class QuantileShield(BaseShield):
         hidden_dim: int = 256,
         n_layers: int = 3,
         n_quantiles: int = 32,
+        dropout: float = 0.0,
         horizon_noise: float = 1.0,
         return_noise: float = 1.0,
     ) -> None:
@@ -65,10 +67,15 @@ class QuantileShield(BaseShield):
             hidden_dim=hidden_dim,
             n_layers=n_layers,
             n_quantiles=n_quantiles,
+            dropout=dropout,
         )
         self.tau, self.n_quantiles = tau, n_quantiles
-        self.horizon_network = ResidualMLP(state_dim, n_quantiles, hidden_dim, n_layers)
-        self.return_network = ResidualMLP(state_dim + 1, n_quantiles, hidden_dim, n_layers)
+        self.horizon_network = ResidualMLP(
+            state_dim, n_quantiles, hidden_dim, n_layers, dropout=dropout
+        )
+        self.return_network = ResidualMLP(
+            state_dim + 1, n_quantiles, hidden_dim, n_layers, dropout=dropout
+        )
         self.register_buffer("levels", (torch.arange(n_quantiles) + 0.5) / n_quantiles)
 
     def compute_loss(self, state: Tensor, command: Tensor) -> Tensor:

@@ -1,0 +1,155 @@
+"""What an agent achieves when it is given commands, with or without a shield."""
+
+__all__ = ["Cell", "EvaluatedEpisode", "evaluate_agent", "run_episode"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowshield.data import Episode, rollout
+from flowshield.envs import ContinuousEnvWrapper, make_env
+from flowshield.errors import ConfigError
+from flowshield.models import BaseShield, CommandedPolicy, UDRLAgent
+
+Command = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class EvaluatedEpisode:
+    """One episode under a command.
+
+    Attributes:
+        episode: What happened.
+        command: The request, (horizon in steps, return in raw reward).
+        first_command: What the shield made of it at the start; the request itself without one.
+        crashed: Whether it crashed, by the environment's physics; None where it cannot tell.
+        flagged_steps: Steps at which the shield replaced the command.
+        flagged_at_start: Whether it replaced the request itself.
+    """
+
+    episode: Episode
+    command: Command
+    first_command: Command
+    crashed: bool | None
+    flagged_steps: int
+    flagged_at_start: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All episodes of one command and one shield.
+
+    Attributes:
+        command: The request.
+        shield: The shield's type, or "none".
+        episodes: In the order of their seeds: two cells with one seed pair episode by episode.
+    """
+
+    command: Command
+    shield: str
+    episodes: list[EvaluatedEpisode]
+
+    @property
+    def returns(self) -> list[float]:
+        """Achieved returns, raw reward."""
+        return [e.episode.total_return for e in self.episodes]
+
+    @property
+    def crashed(self) -> list[bool] | None:
+        """Whether each episode crashed; None where the environment cannot tell."""
+        flags = [e.crashed for e in self.episodes if e.crashed is not None]
+        return flags if len(flags) == len(self.episodes) else None
+
+
+def run_episode(
+    env: ContinuousEnvWrapper | str,
+    agent: UDRLAgent,
+    command: Command,
+    shield: BaseShield | None = None,
+    seed: int = 0,
+) -> EvaluatedEpisode:
+    """Lets the agent follow a command for one episode.
+
+    Args:
+        env: An environment from `make_env`, or its name.
+        agent: The policy; it takes its mean action.
+        command: (horizon in steps, return in raw reward).
+        shield: A calibrated shield that checks every step, or None.
+        seed: Of the environment's reset, as Gymnasium takes it.
+
+    Returns:
+        The episode and what the shield did in it.
+
+    Raises:
+        NotCalibratedError: The shield has no threshold.
+    """
+    env = make_env(env) if isinstance(env, str) else env
+    return _run_batch([env], agent, command, shield, [seed])[0]
+
+
+def evaluate_agent(
+    agent: UDRLAgent,
+    env: str | Sequence[ContinuousEnvWrapper],
+    command: Command,
+    shield: BaseShield | None = None,
+    *,
+    n_episodes: int = 100,
+    seed: int = 0,
+) -> Cell:
+    """Lets the agent follow one command in many episodes at once: one cell of a grid.
+
+    Episode i's environment is seeded from (seed, i) alone, so every cell sees the same starts.
+
+    Args:
+        agent: The policy; it takes its mean action.
+        env: An environment's name, or at least n_episodes environments from `make_env`.
+        command: (horizon in steps, return in raw reward).
+        shield: A calibrated shield that checks every step, or None.
+        n_episodes: Episodes, at least 1.
+        seed: Root of the episodes' seeds.
+
+    Returns:
+        The cell.
+
+    Raises:
+        ConfigError: n_episodes is not positive, or more than the environments given.
+        NotCalibratedError: The shield has no threshold.
+    """
+    if n_episodes < 1:
+        raise ConfigError(f"expected n_episodes >= 1, got {n_episodes}")
+    envs = [make_env(env) for _ in range(n_episodes)] if isinstance(env, str) else list(env)
+    if len(envs) < n_episodes:
+        raise ConfigError(f"expected {n_episodes} environments, one an episode, got {len(envs)}")
+    children = np.random.SeedSequence(seed).spawn(n_episodes)
+    seeds = [int(child.generate_state(1)[0]) for child in children]
+    episodes = _run_batch(envs[:n_episodes], agent, command, shield, seeds)
+    return Cell(command, "none" if shield is None else shield.shield_type, episodes)
+
+
+def _run_batch(
+    envs: list[ContinuousEnvWrapper],
+    agent: UDRLAgent,
+    command: Command,
+    shield: BaseShield | None,
+    seeds: list[int],
+) -> list[EvaluatedEpisode]:
+    policy = CommandedPolicy(agent, command, shield)
+    episodes = rollout(envs, policy, seeds)
+    return [
+        EvaluatedEpisode(
+            episode=episode,
+            command=command,
+            first_command=(float(policy.first_commands[i, 0]), float(policy.first_commands[i, 1])),
+            crashed=_crashed(envs[i], episode),
+            flagged_steps=int(policy.flagged[i]),
+            flagged_at_start=bool(policy.flagged_at_start[i]),
+        )
+        for i, episode in enumerate(episodes)
+    ]
+
+
+def _crashed(env: ContinuousEnvWrapper, episode: Episode) -> bool | None:
+    if not env.knows_crash:
+        return None
+    return env.crashed(episode.terminated, float(episode.rewards[-1]))

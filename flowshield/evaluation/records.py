@@ -1,0 +1,181 @@
+"""Plain records of what was measured: the content of results.json."""
+
+__all__ = ["cell_record", "dataset_record", "shield_record"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flowshield.data import TrajectoryDataset
+from flowshield.data.one_step import one_step_per_episode
+from flowshield.evaluation.agent import Cell
+from flowshield.evaluation.contrast import impossible_commands
+from flowshield.evaluation.metrics import roc_curve, worst_share_mean
+from flowshield.evaluation.projection import evaluate_projection
+from flowshield.evaluation.shield import (
+    CALIBRATION_LEVELS,
+    detection_scores,
+    evaluate_shield,
+    false_alarms,
+    shield_scores,
+)
+from flowshield.evaluation.statistics import ConfidenceInterval, paired_difference
+from flowshield.models import BaseShield
+from flowshield.models.shields import episodes_needed
+
+_PROJECTED = 200  # impossible commands whose projection is measured
+_ROC_POINTS = 200
+
+
+def dataset_record(
+    dataset: TrajectoryDataset, parts: Mapping[str, TrajectoryDataset]
+) -> dict[str, Any]:
+    """What the data are."""
+    returns, metadata = dataset.episode_returns, dataset.metadata
+    return {
+        "env": metadata.get("env"),
+        "behaviour": metadata.get("behaviour"),
+        "seed": metadata.get("seed"),
+        "n_episodes": dataset.n_episodes,
+        "n_transitions": len(dataset),
+        "n_truncated": dataset.n_truncated,
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_max": float(returns.max()),
+        "length_mean": float(dataset.episode_lengths.mean()),
+        "splits": {name: part.n_episodes for name, part in parts.items()},
+    }
+
+
+def cell_record(cell: Cell, unshielded_returns: Sequence[float] | None) -> dict[str, Any]:
+    """One command under one shield.
+
+    Args:
+        cell: Its episodes.
+        unshielded_returns: Returns of the same starts without a shield, for the paired
+            difference; None for the unshielded cell itself.
+    """
+    returns, crashed = cell.returns, cell.crashed
+    interval = ConfidenceInterval()(returns)
+    shielded = cell.shield != "none"
+    steps = sum(e.episode.length for e in cell.episodes)
+    difference = None
+    if unshielded_returns is not None:
+        paired = paired_difference(returns, unshielded_returns)
+        difference = {"mean": paired.mean, "low": paired.low, "high": paired.high}
+    return {
+        "command": list(cell.command),
+        "shield": cell.shield,
+        "n_episodes": len(returns),
+        "return_mean": interval.mean,
+        "return_low": interval.low,
+        "return_high": interval.high,
+        "return_std": float(np.std(returns)),
+        "worst_5_percent": worst_share_mean(returns),
+        "crash_rate": None if crashed is None else float(np.mean(crashed)),
+        "length_mean": steps / len(returns),
+        "flagged_rate": sum(e.flagged_steps for e in cell.episodes) / steps if shielded else None,
+        "flagged_at_start": float(np.mean([e.flagged_at_start for e in cell.episodes]))
+        if shielded
+        else None,
+        "first_command_mean": np.mean([e.first_command for e in cell.episodes], axis=0).tolist(),
+        "vs_none": difference,
+        "returns": returns,
+        "crashed": crashed,
+    }
+
+
+def shield_record(
+    shield: BaseShield,
+    test: TrajectoryDataset,
+    commands: Sequence[tuple[float, float]],
+    *,
+    n_states: int,
+    margin: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Detection, calibration and projection of one shield on held-out episodes.
+
+    Args:
+        shield: Calibrated.
+        test: Episodes that neither trained nor calibrated it.
+        commands: The grid's requests, asked at every held-out start.
+        n_states: Random steps on which detection is measured.
+        margin: How far above the provable bound the impossible commands ask, raw reward.
+        seed: Of every random draw.
+    """
+    true_scores, impossible_scores = detection_scores(
+        shield, test, n_states=n_states, margin=margin, seed=seed
+    )
+    single = one_step_per_episode(test, seed)
+    step_scores = shield_scores(shield, test.states[single], test.commands[single])
+    starts = test.episode_starts
+    start_scores = shield_scores(shield, test.states[starts], test.commands[starts])
+    threshold = shield.threshold_in_force()
+    roc = roc_curve(-impossible_scores, -true_scores)
+    return {
+        "threshold": threshold,
+        "alpha": float(shield.alpha),
+        "n_calibration": len(shield.calibration_scores),
+        "detection": evaluate_shield(shield, test, n_states=n_states, margin=margin, seed=seed),
+        "false_alarms": asdict(false_alarms(step_scores, threshold)),
+        "false_alarms_by_level": _by_level(shield, step_scores),
+        "start_states": asdict(false_alarms(start_scores, threshold)),
+        "flagged_at_start": _flagged_at(shield, test.states[starts], commands),
+        "projection": _projection(shield, test, margin, seed),
+        "test_nll": _test_nll(shield, test, n_states, seed),
+        "roc": _thinned(roc.false_positive_rate, roc.true_positive_rate),
+    }
+
+
+def _by_level(shield: BaseShield, scores: NDArray[np.float64]) -> list[dict[str, float]]:
+    n = len(shield.calibration_scores)
+    return [
+        {"alpha": level, **asdict(false_alarms(scores, shield.threshold_at(level)))}
+        for level in CALIBRATION_LEVELS
+        if n >= episodes_needed(level)
+    ]
+
+
+def _flagged_at(
+    shield: BaseShield, states: NDArray[np.float32], commands: Sequence[tuple[float, float]]
+) -> list[dict[str, Any]]:
+    threshold = shield.threshold_in_force()
+    records = []
+    for command in commands:
+        requests = np.tile(np.asarray(command, dtype=np.float32), (len(states), 1))
+        flagged = shield_scores(shield, states, requests) < threshold
+        records.append({"command": list(command), "rate": float(flagged.mean())})
+    return records
+
+
+def _projection(
+    shield: BaseShield, test: TrajectoryDataset, margin: float, seed: int
+) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    steps = rng.choice(len(test), size=min(_PROJECTED, len(test)), replace=False)
+    return evaluate_projection(
+        shield, impossible_commands(test, steps, margin), test.states[steps]
+    )
+
+
+@torch.no_grad()
+def _test_nll(shield: BaseShield, test: TrajectoryDataset, n_states: int, seed: int) -> float:
+    """Mean negative log-likelihood of dequantised held-out commands, raw nats."""
+    rng = np.random.default_rng(seed)
+    steps = rng.choice(len(test), size=min(n_states, len(test)), replace=False)
+    device = shield.threshold.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        noisy = shield.dequantize(torch.as_tensor(test.commands[steps], device=device))
+    return float(-shield_scores(shield, test.states[steps], noisy.cpu().numpy()).mean())
+
+
+def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, list[float]]:
+    """At most `_ROC_POINTS` points of a curve, its ends among them."""
+    keep = np.unique(np.linspace(0, len(x) - 1, min(_ROC_POINTS, len(x))).astype(int))
+    return {"false_positive_rate": x[keep].tolist(), "true_positive_rate": y[keep].tolist()}

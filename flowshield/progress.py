@@ -1,0 +1,77 @@
+"""What the user sees while work goes on: a line a stage, and a bar where it takes time."""
+
+__all__ = ["Bar", "Reporter"]
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn
+from rich.table import Table
+
+_PLAIN_SECONDS = 10.0  # between two progress lines where there is no terminal
+
+
+class Bar:
+    """One running bar; without a terminal, a plain line now and then."""
+
+    def __init__(self, progress: Progress, title: str, total: int) -> None:
+        self._progress, self._title, self._total = progress, title, total
+        self._task = progress.add_task(title, total=total, note="")
+        self._done, self._last = 0, time.monotonic()
+
+    def advance(self, note: str = "") -> None:
+        """One unit is done.
+
+        Args:
+            note: What to show beside the bar.
+        """
+        self._done += 1
+        self._progress.update(self._task, advance=1, note=note)
+        now = time.monotonic()
+        if not self._progress.console.is_terminal and now - self._last > _PLAIN_SECONDS:
+            self._last = now
+            self._progress.console.print(
+                f"  {self._title}: {self._done}/{self._total} {note}", markup=False
+            )
+
+
+class Reporter:
+    """Prints stages, bars and tables to the terminal, or plain lines to a file.
+
+    Args:
+        console: Where to; None = standard output.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """Prints one line as it is."""
+        self.console.print(text, markup=False)
+
+    def stage(self, name: str, text: str) -> None:
+        """Says what a stage does, or what it did and where it wrote."""
+        self.console.print(f"[bold]{name}[/bold]", end="  ")
+        self.console.print(text, markup=False)
+
+    def table(self, table: Table) -> None:
+        """Prints a table."""
+        self.console.print(table)
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        """Shows a bar of `total` units while the body runs."""
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        terminal = self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=not terminal) as bar:
+            yield Bar(bar, title, total)

@@ -1,0 +1,165 @@
+"""The folder that a run leaves behind, and how a killed run finds its way back into it."""
+
+__all__ = ["RunFolder", "load_config"]
+
+import datetime
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from flowshield.atomic import atomic_write
+from flowshield.config import compose, resolve
+from flowshield.errors import ConfigError, FileFormatError
+
+
+class RunFolder:
+    """Names of everything in a run folder.
+
+    Args:
+        path: The folder; it is made when something is written into it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.dataset = path / "dataset.npz"
+        self.checkpoints = path / "checkpoints"
+        self.models = path / "models"
+        self.tensorboard = path / "tensorboard"
+        self.cells = path / "cells"
+        self.figures = path / "figures"
+        self.timings = path / "timings.json"
+        self.results = path / "results.json"
+        self.report = path / "report.html"
+
+    def model(self, name: str) -> Path:
+        """The finished agent or shield of that name."""
+        return self.models / f"{name}.pt"
+
+    def cell(self, shield: str, command: Sequence[float]) -> Path:
+        """The finished evaluation cell of a shield and a command."""
+        return self.cells / f"{shield}_{command[0]:g}_{command[1]:g}.json"
+
+    def add_seconds(self, stage: str, seconds: float) -> dict[str, float]:
+        """Adds time spent on a stage, over all the starts of this run, and returns all of them."""
+        timings = read_json(self.timings) if self.timings.exists() else {}
+        timings[stage] = timings.get(stage, 0.0) + seconds
+        write_json(self.timings, timings)
+        return timings
+
+
+def load_config(overrides: Sequence[str]) -> tuple[DictConfig, RunFolder]:
+    """The config of a run and its folder, new or found again.
+
+    A run folder that holds a config.yaml goes on with it: then overrides may be left out, and those
+    that are given must agree with it.
+
+    Args:
+        overrides: Hydra overrides, `run_dir=PATH` among them or not.
+
+    Returns:
+        (config, folder); the config is in the folder's config.yaml.
+
+    Raises:
+        ConfigError: An override is wrong, or does not agree with the folder's config.
+    """
+    config = compose("run", overrides)
+    if config.run_dir is None:
+        config.run_dir = str(_fresh_folder(config))
+    folder = RunFolder(Path(config.run_dir))
+    if folder.config.exists():
+        config = _saved_config(folder, config, overrides)
+    else:
+        with atomic_write(folder.config) as file:
+            file.write(OmegaConf.to_yaml(config).encode())
+    config.log_dir = str(folder.tensorboard)
+    return config, folder
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        FileFormatError: It is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FileFormatError(f"{path} is not valid JSON ({error}): delete it to redo it") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, whole or not at all; NaN becomes null, as JSON knows none."""
+    text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def machine() -> str:
+    """The machine in one line, for whoever reads the figures."""
+    import os
+
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{os.cpu_count()} cores, {platform.machine()}, {gpu}, Python {platform.python_version()}"
+
+
+def _saved_config(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    try:
+        saved = resolve(OmegaConf.load(folder.config))  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise ConfigError(f"{folder.config}: {error}") from error
+    saved.run_dir = given.run_dir
+    if all(override.startswith("run_dir=") for override in overrides):
+        return saved
+    different = _differences(_flat(saved), _flat(given))
+    if different:
+        raise ConfigError(
+            f"{folder.path} holds a run with other settings ({'; '.join(different[:5])}): leave the "
+            f"overrides out to go on with it, or choose another run_dir"
+        )
+    return saved
+
+
+def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    keys = sorted(saved.keys() | given.keys())
+    return [
+        f"{key} is {saved.get(key)!r} there, {given.get(key)!r} asked for"
+        for key in keys
+        if saved.get(key) != given.get(key)
+    ]
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, node: Any) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                visit(f"{prefix}.{key}" if prefix else str(key), value)
+        else:
+            flat[prefix] = node
+
+    visit("", OmegaConf.to_container(config, resolve=True))
+    return flat
+
+
+def _fresh_folder(config: DictConfig) -> Path:
+    now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    name = str(config.env.name).replace("/", "-")
+    return Path("runs") / f"{now}_{name}_seed{config.seed}"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return value

@@ -1,0 +1,34 @@
+"""Training of agent and shields, and the names that the training module documents."""
+
+from flowshield.data import (
+    CommandDataset,
+    DataCollector,
+    TrajectoryDataset,
+    compute_hindsight_commands,
+    sample_future_commands,
+)
+from flowshield.training.checkpoints import load_checkpoint, save_checkpoint
+from flowshield.training.device import resolve_device
+from flowshield.training.early_stopping import EarlyStopping
+from flowshield.training.fit import FitResult, FitSettings, fit
+from flowshield.training.learning_rate import LearningRateScheduler
+from flowshield.training.logger import Logger
+from flowshield.training.trainer import Trainer
+
+__all__ = [
+    "CommandDataset",
+    "DataCollector",
+    "EarlyStopping",
+    "FitResult",
+    "FitSettings",
+    "LearningRateScheduler",
+    "Logger",
+    "TrajectoryDataset",
+    "Trainer",
+    "compute_hindsight_commands",
+    "fit",
+    "load_checkpoint",
+    "resolve_device",
+    "sample_future_commands",
+    "save_checkpoint",
+]

@@ -1,0 +1,337 @@
+"""The fit loop: the same for the agent and the shields, in this process and on a Ray worker."""
+
+__all__ = ["FitResult", "FitSettings", "Rows", "fit"]
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from numpy.random import SeedSequence
+from torch import Tensor, nn
+
+from flowshield.errors import ConfigError, DataError
+from flowshield.models.serialization import load_payload, save_payload
+from flowshield.training.early_stopping import EarlyStopping
+from flowshield.training.learning_rate import LearningRateScheduler
+from flowshield.training.step import GraphedStep, TrainingStep
+from flowshield.training.worker import InProcessWorker, Objective, Worker
+
+_VALIDATION_ROWS = 4096  # evenly spaced held-out rows: enough to rank epochs by
+_VALIDATION_SEED = 1  # the same noise in every epoch, so that epochs differ by their weights alone
+
+
+class Rows(Protocol):
+    """Training or validation rows that lie on the training device."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """The rows `indices` [batch], in the order of the model's compute_loss."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What one fit needs of the config.
+
+    Attributes:
+        n_epochs: Passes over the training rows.
+        batch_size: Rows a step, over all ranks together.
+        learning_rate: Peak rate of AdamW.
+        seed: Every random draw of the fit descends from it.
+        weight_decay: AdamW's.
+        gradient_clip: Largest gradient norm; None = no clipping.
+        ema_decay: Exponential moving average of the weights a step; None = none.
+        scheduler: `type` and the arguments of `LearningRateScheduler`.
+        patience: Epochs without improvement before stopping.
+        min_delta: What counts as an improvement of the validation loss.
+        checkpoint_every: Epochs between two resumable checkpoints.
+        cuda_graph: Whether to capture the step as a CUDA graph.
+    """
+
+    n_epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int = 0
+    weight_decay: float = 0.01
+    gradient_clip: float | None = 1.0
+    ema_decay: float | None = None
+    scheduler: Mapping[str, Any] = field(default_factory=lambda: {"type": "cosine"})
+    patience: int = 10
+    min_delta: float = 1e-4
+    checkpoint_every: int = 10
+    cuda_graph: bool = False
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit did; the model holds the weights of the best epoch.
+
+    Attributes:
+        history: One record an epoch: epoch, train_loss, validation_loss, learning_rate,
+            gradient_norm, seconds.
+        best_epoch: The epoch whose weights the model holds, from 1.
+        validation_loss: Its validation loss, nats.
+        stopped_early: Whether early stopping ended the fit.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    validation_loss: float
+    stopped_early: bool
+
+
+def fit(
+    model: nn.Module,
+    train: Rows,
+    validation: Rows,
+    settings: FitSettings,
+    *,
+    worker: Worker | None = None,
+    checkpoint_dir: Path | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> FitResult:
+    """Trains a model and leaves it with the weights of its best epoch.
+
+    Epoch e draws its shuffle and its noise from (seed, e), so that a resumed fit ends in the same
+    weights as an unbroken one.
+
+    Args:
+        model: A module with `compute_loss` and `validation_loss`, on the device of the rows.
+        train: Training rows.
+        validation: Rows of episodes that are not trained on.
+        settings: See `FitSettings`.
+        worker: Where the loop runs; None = this process.
+        checkpoint_dir: Folder for last.pt (resumable) and best.pt (weights); None = write nothing.
+        resume: Whether to go on from last.pt where there is one.
+        on_epoch: Called with each record of the history.
+
+    Returns:
+        The history and the best epoch.
+
+    Raises:
+        DataError: There are no rows, or the loss is no longer finite; the model then holds the
+            best weights so far.
+        ConfigError: last.pt was written with other settings or other data.
+    """
+    loop = _FitLoop(model, train, validation, settings, worker or InProcessWorker())
+    if checkpoint_dir is not None and resume and (checkpoint_dir / "last.pt").exists():
+        loop.load(checkpoint_dir / "last.pt")
+        for record in loop.history:
+            if on_epoch is not None:
+                on_epoch(record)
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        while not loop.finished:
+            record = loop.run_epoch()
+            if on_epoch is not None:
+                on_epoch(record)
+            if checkpoint_dir is not None and loop.worker.rank == 0:
+                loop.save(checkpoint_dir)
+    return loop.result()
+
+
+class _FitLoop:
+    """The state of a fit between two epochs."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Rows,
+        validation: Rows,
+        settings: FitSettings,
+        worker: Worker,
+    ) -> None:
+        if len(train) == 0 or len(validation) == 0:
+            raise DataError(
+                f"expected training and validation rows, got {len(train)} and {len(validation)}: "
+                "collect more episodes"
+            )
+        self.model, self.train, self.validation = model, train, validation
+        self.settings, self.worker = settings, worker
+        self.device = next(model.parameters()).device
+        self.batch_size = min(settings.batch_size, len(train))
+        self.n_steps = len(train) // self.batch_size
+        self.objective = worker.prepare(Objective(model))
+        self.optimizer = _make_optimizer(model, settings, self.device)
+        arguments = dict(settings.scheduler)
+        self.scheduler = LearningRateScheduler(
+            self.optimizer, arguments.pop("type"), n_epochs=settings.n_epochs, **arguments
+        )
+        self.stopping = EarlyStopping(settings.patience, settings.min_delta)
+        # the model whose weights are judged and kept: the moving average where there is one
+        self.judged = model if settings.ema_decay is None else copy.deepcopy(model)
+        self.step = self._make_step()
+        self.epoch = 0
+        self.stopped = False
+        self.history: list[dict[str, float]] = []
+        self.best_epoch, self.best_loss = 0, math.inf
+        self.best_state = _snapshot(self.judged)
+        self.best_is_saved = False
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped or self.epoch >= self.settings.n_epochs
+
+    def run_epoch(self) -> dict[str, float]:
+        start = time.perf_counter()
+        train_loss, gradient_norm = self._train_epoch()
+        validation_loss = self._validate()
+        self._keep_best(train_loss, validation_loss)
+        self.epoch += 1
+        self.scheduler.step(self.epoch, validation_loss)
+        self.stopped = self.stopping(validation_loss)
+        record = {
+            "epoch": self.epoch,
+            "train_loss": train_loss,
+            "validation_loss": validation_loss,
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "gradient_norm": gradient_norm,
+            "seconds": time.perf_counter() - start,
+        }
+        self.history.append(record)
+        return record
+
+    def result(self) -> FitResult:
+        self.model.load_state_dict(self.best_state)
+        self.model.eval()
+        return FitResult(self.history, self.best_epoch, self.best_loss, self.stopped)
+
+    def _train_epoch(self) -> tuple[float, float]:
+        self.model.train()
+        shuffle = torch.Generator(device=self.device)
+        shuffle.manual_seed(_epoch_seed(self.settings.seed, self.epoch, -1))
+        order = torch.randperm(len(self.train), generator=shuffle, device=self.device)
+        torch.manual_seed(_epoch_seed(self.settings.seed, self.epoch, self.worker.rank))
+        for i in range(self.n_steps):
+            self.scheduler.step(self.epoch + i / self.n_steps)
+            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
+            self.step(batch[self.worker.rank :: self.worker.world_size])
+        loss, norm = self.step.take_sums()
+        return (
+            float(self.worker.mean(loss / self.n_steps)),
+            float(self.worker.mean(norm / self.n_steps)),
+        )
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        self.judged.eval()
+        torch.manual_seed(_VALIDATION_SEED)
+        n = min(len(self.validation), _VALIDATION_ROWS)
+        rows = torch.linspace(0, len(self.validation) - 1, n, device=self.device).long()
+        batch = self.validation.batch(rows)
+        loss: Tensor = self.judged.validation_loss(*batch)  # type: ignore[operator]
+        # every rank must come to the same decision to stop, or the others wait for ever
+        return float(self.worker.mean(loss))
+
+    def _keep_best(self, train_loss: float, validation_loss: float) -> None:
+        if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
+            self.model.load_state_dict(self.best_state)
+            raise DataError(
+                f"the loss is no longer finite in epoch {self.epoch + 1} (training {train_loss}, "
+                f"validation {validation_loss}); the model holds the weights of epoch "
+                f"{self.best_epoch}: lower learning_rate or look at the data's extremes"
+            )
+        if validation_loss < self.best_loss:
+            self.best_loss, self.best_epoch = validation_loss, self.epoch + 1
+            self.best_state = _snapshot(self.judged)
+            self.best_is_saved = False
+
+    def _make_step(self) -> TrainingStep | GraphedStep:
+        settings = self.settings
+        averaged = None if self.judged is self.model else list(self.judged.parameters())
+        step = TrainingStep(
+            self.objective,
+            self.train.batch,
+            self.optimizer,
+            gradient_clip=settings.gradient_clip,
+            averaged=averaged,
+            ema_decay=settings.ema_decay,
+            device=self.device,
+        )
+        if not settings.cuda_graph:
+            return step
+        if self.device.type != "cuda" or self.worker.world_size > 1:
+            raise ConfigError(
+                f"cuda_graph=true needs one CUDA device, got device {self.device} and "
+                f"{self.worker.world_size} workers: use cuda_graph=false"
+            )
+        return GraphedStep(step, self.batch_size)
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, folder: Path) -> None:
+        if not self.best_is_saved:
+            save_payload(folder / "best.pt", "weights", {"state_dict": self.best_state})
+            self.best_is_saved = True
+        if self.finished or self.epoch % self.settings.checkpoint_every == 0:
+            save_payload(folder / "last.pt", "fit", self._state())
+
+    def load(self, path: Path) -> None:
+        state = load_payload(path, "fit", device=self.device)
+        for key, value in self._identity().items():
+            if state["identity"].get(key) != value:
+                raise ConfigError(
+                    f"{path} was written with {key}={state['identity'].get(key)!r}, this fit has "
+                    f"{value!r}: use the settings it was started with, or another folder"
+                )
+        self.model.load_state_dict(state["model"])
+        self.judged.load_state_dict(state["judged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.stopping.load_state_dict(state["stopping"])
+        self.best_state, self.best_loss = state["best_state"], state["best_loss"]
+        self.best_epoch, self.epoch = state["best_epoch"], state["epoch"]
+        self.history, self.stopped = state["history"], state["stopped"]
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "identity": self._identity(),
+            "model": self.model.state_dict(),
+            "judged": self.judged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "stopping": self.stopping.state_dict(),
+            "best_state": self.best_state,
+            "best_loss": self.best_loss,
+            "best_epoch": self.best_epoch,
+            "epoch": self.epoch,
+            "history": self.history,
+            "stopped": self.stopped,
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on with the fit that goes on from it."""
+        settings = asdict(self.settings)
+        settings["scheduler"] = dict(settings["scheduler"])
+        return {**settings, "training rows": len(self.train)}
+
+
+def _make_optimizer(
+    model: nn.Module, settings: FitSettings, device: torch.device
+) -> torch.optim.Optimizer:
+    rate: float | Tensor = settings.learning_rate
+    if settings.cuda_graph:
+        rate = torch.tensor(rate, device=device)
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+        capturable=settings.cuda_graph and device.type == "cuda",
+    )
+
+
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """A seed of its own for every epoch and rank."""
+    return int(SeedSequence([seed, epoch, rank + 1]).generate_state(1)[0])

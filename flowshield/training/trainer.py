@@ -1,0 +1,259 @@
+"""Trains the agent and the shields from a dataset and a config."""
+
+__all__ = ["Trainer"]
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from flowshield.config import resolve, shield_settings
+from flowshield.data import TrajectoryDataset, TransitionTensors
+from flowshield.data.one_step import one_step_per_episode
+from flowshield.errors import ConfigError, DataError
+from flowshield.models import BaseShield, ProjectionSettings, UDRLAgent
+from flowshield.models.shields import episodes_needed
+from flowshield.training.device import resolve_device
+from flowshield.training.fit import FitResult, FitSettings, fit
+from flowshield.training.logger import Logger
+
+OnEpoch = Callable[[str, dict[str, float]], None]
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+class Trainer:
+    """Main training orchestrator for the UDRL agent and the shields.
+
+    The dataset is split by EPISODE into training, validation (early stopping, best epoch),
+    calibration (the shield's threshold) and test, the same way for the same seed.
+
+    Args:
+        config: A Hydra config: composed, or read with `OmegaConf.load("configs/train.yaml")`.
+        checkpoint_dir: Folder for resumable checkpoints, one folder a model; None =
+            log_dir/checkpoints.
+        resume: Whether to go on from checkpoints that lie there.
+        on_epoch: Called with the model's name and each epoch's record.
+
+    Attributes:
+        results: What each fit did, by model name ("agent", or the shield's type).
+
+    Raises:
+        ConfigError: A key is unknown or misspelt, or a value is of the wrong type or out of range.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig | Mapping[str, Any],
+        *,
+        checkpoint_dir: Path | None = None,
+        resume: bool = False,
+        on_epoch: OnEpoch | None = None,
+    ) -> None:
+        self.config = resolve(config)
+        if self.config.num_workers > 0:
+            raise ConfigError(
+                f"num_workers={self.config.num_workers} asks for Ray Train workers, which this "
+                "release does not have yet: use num_workers=0 (this process)"
+            )
+        self.device = resolve_device(self.config.device)
+        log_dir = Path(self.config.log_dir)
+        self.log_dir = log_dir
+        self.checkpoint_dir = checkpoint_dir or log_dir / "checkpoints"
+        self.resume, self.on_epoch = resume, on_epoch
+        self.results: dict[str, FitResult] = {}
+
+    def split(self, dataset: TrajectoryDataset) -> dict[str, TrajectoryDataset]:
+        """The parts of a dataset by episode: train, validation, calibration, test.
+
+        Raises:
+            DataError: There are too few episodes for every part to get one.
+        """
+        return dataset.split(dict(self.config.data.split), seed=self.config.seed)
+
+    def train_udrl(self, dataset: TrajectoryDataset, n_epochs: int | None = None) -> UDRLAgent:
+        """Trains the agent on hindsight commands.
+
+        Args:
+            dataset: Collected trajectories.
+            n_epochs: Epochs; None = the config's n_epochs (200 in train.yaml).
+
+        Returns:
+            The agent with the weights of its best epoch, in evaluation mode.
+        """
+        parts = self.split(dataset)
+        train, validation = self._tensors(parts["train"]), self._tensors(parts["validation"])
+        low, high = _action_bounds(dataset)
+        agent = self._seeded(
+            lambda: UDRLAgent(
+                dataset.state_dim,
+                dataset.action_dim,
+                **self.config.model,
+                action_low=low,
+                action_high=high,
+            )
+        )
+        agent.fit_standardizers(train.states, train.commands)
+        self._fit("agent", agent, train, validation, n_epochs or self.config.n_epochs)
+        return agent
+
+    def train_shield(
+        self,
+        dataset: TrajectoryDataset,
+        shield_type: str | None = None,
+        n_epochs: int | None = None,
+    ) -> BaseShield:
+        """Trains a shield on (state, command) pairs and calibrates it.
+
+        Args:
+            dataset: Collected trajectories.
+            shield_type: "quantile", "diffusion" or "flow_matching"; None = the config's first.
+            n_epochs: Epochs; None = the config's shield_epochs (100 in train.yaml).
+
+        Returns:
+            The shield with the weights of its best epoch, calibrated at `calibration.alpha` on
+            one random step of each calibration episode, in evaluation mode.
+
+        Raises:
+            ConfigError: The type is unknown.
+            DataError: Too few calibration episodes for `calibration.alpha`.
+        """
+        shield_type = shield_type or next(iter(self.config.shield))
+        settings = dict(shield_settings(self.config, shield_type))
+        learning_rate = settings.pop("learning_rate")
+        parts = self.split(dataset)
+        self._check_calibration(parts["calibration"])
+        train = _Pairs(self._tensors(parts["train"]))
+        validation = _Pairs(self._tensors(parts["validation"]))
+        shield = self._seeded(
+            lambda: BaseShield.of_type(shield_type)(dataset.state_dim, **settings)
+        )
+        shield.projection = ProjectionSettings(**self.config.projection)
+        shield.fit_standardizers(train.tensors.states, train.tensors.commands)
+        epochs = n_epochs or self.config.shield_epochs
+        self._fit(shield_type, shield, train, validation, epochs, learning_rate)
+        self.calibrate(shield, parts["calibration"])
+        return shield
+
+    def train(
+        self, dataset: TrajectoryDataset, train_udrl: bool = True, train_shield: bool = True
+    ) -> tuple[UDRLAgent | None, BaseShield | None]:
+        """Trains the agent and the config's shield.
+
+        Args:
+            dataset: Collected trajectories.
+            train_udrl: Whether to train the agent.
+            train_shield: Whether to train the shield.
+
+        Returns:
+            (agent, shield); None for what was not trained.
+        """
+        agent = self.train_udrl(dataset) if train_udrl else None
+        shield = self.train_shield(dataset) if train_shield else None
+        return agent, shield
+
+    def calibrate(self, shield: BaseShield, episodes: TrajectoryDataset) -> float:
+        """Sets the shield's threshold from one random step of each episode.
+
+        Returns:
+            The threshold, raw nats.
+        """
+        steps = torch.as_tensor(one_step_per_episode(episodes, self.config.seed))
+        states, commands = _Pairs(self._tensors(episodes)).batch(steps.to(self.device))
+        return shield.calibrate(states, commands, alpha=self.config.calibration.alpha)
+
+    def _fit(
+        self,
+        name: str,
+        model: nn.Module,
+        train: Any,
+        validation: Any,
+        n_epochs: int,
+        learning_rate: float | None = None,
+    ) -> None:
+        settings = self._settings(name, n_epochs, learning_rate)
+        with Logger(str(self.log_dir / name)) as logger:
+            logger.log_config(_plain(self.config))
+
+            def on_epoch(record: dict[str, float]) -> None:
+                for key, value in record.items():
+                    if key != "epoch":
+                        logger.log_scalar(key, value, int(record["epoch"]))
+                if self.on_epoch is not None:
+                    self.on_epoch(name, record)
+
+            self.results[name] = fit(
+                model,
+                train,
+                validation,
+                settings,
+                checkpoint_dir=self.checkpoint_dir / name,
+                resume=self.resume,
+                on_epoch=on_epoch,
+            )
+
+    def _settings(self, name: str, n_epochs: int, learning_rate: float | None) -> FitSettings:
+        config = self.config
+        # every model draws from a stream of its own: training one does not change another
+        stream = [config.seed, *name.encode()]
+        return FitSettings(
+            n_epochs=n_epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate if learning_rate is None else learning_rate,
+            seed=int(np.random.SeedSequence(stream).generate_state(1)[0]),
+            weight_decay=config.optimizer.weight_decay,
+            gradient_clip=config.optimizer.gradient_clip,
+            ema_decay=config.optimizer.ema_decay,
+            scheduler=_plain(config.scheduler),
+            patience=config.early_stopping.patience,
+            min_delta=config.early_stopping.min_delta,
+            checkpoint_every=config.checkpoint_every,
+            cuda_graph=config.cuda_graph,
+        )
+
+    def _tensors(self, dataset: TrajectoryDataset) -> TransitionTensors:
+        return TransitionTensors(dataset, self.device, self.config.data.commands)
+
+    def _seeded(self, make: Callable[[], _Model]) -> _Model:
+        """Makes a model whose initial weights depend on the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return make().to(self.device)
+
+    def _check_calibration(self, episodes: TrajectoryDataset) -> None:
+        """Refuses before an hour of training what calibration would refuse after it."""
+        alpha = self.config.calibration.alpha
+        if episodes.n_episodes < episodes_needed(alpha):
+            raise DataError(
+                f"calibration.alpha={alpha:g} needs at least {episodes_needed(alpha)} calibration "
+                f"episodes, got {episodes.n_episodes}: collect more episodes, or raise "
+                "calibration.alpha or data.split.calibration"
+            )
+
+
+def _action_bounds(dataset: TrajectoryDataset) -> tuple[list[float], list[float]]:
+    """The environment's bounds where the file has them, else the extremes of what was done."""
+    metadata = dataset.metadata
+    low = metadata.get("action_low") or dataset.actions.min(axis=0).tolist()
+    high = metadata.get("action_high") or dataset.actions.max(axis=0).tolist()
+    return low, high
+
+
+class _Pairs:
+    """Rows of (state, command), for shields."""
+
+    def __init__(self, tensors: TransitionTensors) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
+        return self.tensors.pairs(indices)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]

@@ -1,0 +1,377 @@
+import ast
+import math
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
+
+import flowshield
+from flowshield import groups
+from flowshield.config import compose, config_dir, list_shields, resolve, shield_settings
+from flowshield.errors import ConfigError
+from flowshield.schema import flatten
+
+SHIELDS = ["diffusion", "flow_matching", "quantile"]
+
+
+def message(call, *args):
+    with pytest.raises(ConfigError) as caught:
+        call(*args)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def options(group):
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
+# ------------------------------------------------------------------ what is packaged
+
+
+def test_train_yaml_holds_the_values_of_the_specification():
+    config = compose("train")
+    assert (config.seed, config.n_epochs, config.batch_size) == (42, 200, 256)
+    assert (config.learning_rate, config.log_dir, config.checkpoint_every) == (1e-4, "logs/", 10)
+    assert list(config.shield) == ["flow_matching"]
+    assert config.device == "auto" and config.num_workers == 0
+
+
+def test_every_option_of_every_group_composes_and_validates():
+    for group in ("env", "model", "behaviour", "profile", "shield"):
+        for option in options(group):
+            compose("run", [f"{group}={option}"])
+
+
+@pytest.mark.parametrize("group", ["env", "model", "behaviour", "profile"])
+def test_the_options_of_a_group_hold_the_same_keys(group):
+    # the schema is taken from the default option, so that no option may bring a key of its own
+    # (a profile may leave a training key at train.yaml's value)
+    known = flatten(OmegaConf.to_container(compose("run")))
+    for option in options(group):
+        tree = flatten(OmegaConf.to_container(compose("run", [f"{group}={option}"])))
+        assert tree.keys() == known.keys(), option
+
+
+def test_a_shield_choice_composes_exactly_the_shields_named():
+    assert sorted(compose("run").shield) == SHIELDS
+    assert list(compose("run", ["shield=quantile"]).shield) == ["quantile"]
+    assert sorted(compose("run", ["shield=[quantile,diffusion]"]).shield) == ["diffusion", "quantile"]
+    assert list(compose("run", ["shield=[]"]).shield) == []
+
+
+def test_every_leaf_of_the_config_is_read_by_code():
+    names = _names_in_sources(Path(flowshield.__file__).parent)
+    leaves = flatten(OmegaConf.to_container(compose("run", ["profile=default", "shield=all"])))
+    unread = sorted(key for key in leaves if key.rpartition(".")[2] not in names)
+    assert not unread, f"config keys that no code reads: {unread}"
+
+
+def _names_in_sources(package):
+    """Attributes, keyword arguments, parameters, fields and subscripts named in the sources.
+
+    Not the schema: its tables name every key and read none.
+    """
+    names = set()
+    for path in package.rglob("*.py"):
+        if path.name == "schema.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                names.add(node.attr)
+            elif isinstance(node, ast.keyword | ast.arg):
+                names.add(node.arg)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.add(node.target.id)
+            elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                names.add(node.slice.value)
+    return names
+
+
+# ------------------------------------------------------------------ compose
+
+
+def test_overrides_reach_their_keys():
+    config = compose("run", ["seed=7", "data.split.train=0.5", "data.split.test=0.25"])
+    assert config.seed == 7
+    assert config.data.split == {"train": 0.5, "validation": 0.1, "calibration": 0.15, "test": 0.25}
+
+
+def test_an_integer_given_for_a_number_becomes_a_float():
+    rate = compose("run", ["learning_rate=1"]).learning_rate
+    assert rate == 1.0 and isinstance(rate, float)
+
+
+def test_interpolations_are_resolved_in_the_result():
+    config = compose("run", ["log_dir=curves/${seed}"])
+    assert OmegaConf.to_container(config, resolve=False)["log_dir"] == "curves/42"
+
+
+def test_reading_a_misspelt_key_raises():
+    with pytest.raises(ConfigAttributeError):
+        _ = compose("train").batch_sze
+
+
+def test_environment_arguments_are_free():
+    assert compose("run", ["env.kwargs.gravity=-3"]).env.kwargs == {"gravity": -3}
+    assert resolve({"env": {"kwargs": {"deep": {"er": [1]}}}}).env.kwargs.deep == {"er": [1]}
+
+
+@pytest.mark.parametrize(
+    ("override", "near"),
+    [
+        ("batch_sze=3", "did you mean 'batch_size'"),
+        ("+batch_sze=3", "did you mean 'batch_size'"),
+        ("gradient_clip=3", "did you mean 'optimizer.gradient_clip'"),
+        ("shield.quantile.hiden_dim=3", "did you mean 'shield.quantile.hidden_dim'"),
+        ("profil=quick", "did you mean 'profile'"),
+        ("zzz=1", "the config holds batch_size, behaviour"),
+        ("data.zzz=1", "'data' holds commands, n_episodes, path, split"),
+        ("shield=quantle", "unknown shield 'quantle': did you mean 'quantile'"),
+        ("behaviour=expret", "unknown behaviour 'expret': did you mean 'expert'"),
+        ("scheduler.type=cosin", "did you mean 'cosine'"),
+        ("+shield.quantil.tau=0.5", "unknown shield 'quantil': did you mean 'quantile'"),
+    ],
+)
+def test_an_unknown_name_lists_the_near_ones(override, near):
+    assert near in message(compose, "run", [override])
+
+
+def test_an_unknown_config_is_refused_by_name():
+    assert "did you mean 'run'" in message(compose, "runn")
+
+
+@pytest.mark.parametrize("override", ["shield=[quantile", "run_dir=a=b"])
+def test_bad_grammar_names_the_override(override):
+    text = message(compose, "run", [override])
+    assert repr(override) in text and "expected key=value" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "expected", "got"),
+    [
+        ("batch_size=abc", "an integer", "'abc' (str)"),
+        ("seed=1.5", "an integer", "1.5 (float)"),
+        ("seed=true", "an integer", "True (bool)"),
+        ("seed=null", "an integer", "null"),
+        ("cuda_graph=1", "true or false", "1 (int)"),
+        ("learning_rate=fast", "a number", "'fast' (str)"),
+        ("learning_rate=null", "a number", "null"),
+        ("optimizer.gradient_clip=x", "a number or null", "'x' (str)"),
+        ("data.path=3", "text or null", "3 (int)"),
+        ("env.commands=3", "a list", "3 (int)"),
+        ("data=3", "a section (a mapping)", "3"),
+        ("shield.quantile=3", "a section (a mapping)", "3"),
+        ("batch_size=0", "at least 1", "0"),
+        ("n_epochs=-1", "at least 1", "-1"),
+        ("num_workers=-1", "at least 0", "-1"),
+        ("seed=-1", "at least 0", "-1"),
+        ("learning_rate=0", "above 0", "0.0"),
+        ("learning_rate=nan", "a finite number", "nan"),
+        ("learning_rate=inf", "a finite number", "inf"),
+        ("calibration.alpha=0", "above 0 and below 1", "0.0"),
+        ("calibration.alpha=1", "above 0 and below 1", "1.0"),
+        ("optimizer.gradient_clip=0", "above 0", "0.0"),
+        ("optimizer.ema_decay=1", "above 0 and below 1", "1.0"),
+        ("data.split.train=0.5", "sum to 1", "0.85"),
+        ("data.split.test=0", "above 0 and below 1", "0.0"),
+        ("shield.flow_matching.n_steps=0", "at least 1", "0"),
+    ],
+)
+def test_a_wrong_value_names_key_expected_and_got(override, expected, got):
+    text = message(compose, "run", [override])
+    key = "data.split" if expected == "sum to 1" else override.partition("=")[0]
+    assert repr(key) in text
+    assert f"expected {expected}" in text or f"value {expected}" in text or expected in text
+    assert text.partition("got ")[2].find(got) >= 0
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.gradient_clip=null",
+        "optimizer.gradient_clip=2",
+        "optimizer.ema_decay=0.999",
+        "data.path=episodes.npz",
+        "run_dir=runs/a",
+        "scheduler.warmup_epochs=0.5",
+        "calibration.alpha=0.999",
+    ],
+)
+def test_a_right_value_passes(override):
+    compose("run", [override])
+
+
+def test_shares_may_miss_1_by_rounding_only():
+    thirds = [f"data.split.{name}=0.3333333" for name in ("train", "validation", "calibration")]
+    compose("run", [*thirds, "data.split.test=0.0000005"])
+    assert "sum to 1" in message(compose, "run", [*thirds, "data.split.test=0.00001"])
+
+
+def test_a_deleted_key_is_missed():
+    assert "'seed' is missing" in message(compose, "run", ["~seed"])
+
+
+@pytest.mark.parametrize("override", ["seed=${nowhere}", "seed=???"])
+def test_a_value_that_leads_nowhere_is_refused(override):
+    assert "cannot resolve the config" in message(compose, "run", [override])
+
+
+def test_hydras_own_settings_are_refused_for_they_would_do_nothing():
+    assert "run_dir=PATH" in message(compose, "run", ["hydra.run.dir=x"])
+
+
+# ------------------------------------------------------------------ Hydra's global state
+
+
+def test_a_hydra_application_of_the_users_own_stays_as_it_was(tmp_path):
+    (tmp_path / "theirs.yaml").write_text("answer: 42\n")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.2", job_name="theirs"):
+        before = GlobalHydra.instance()
+        assert compose("train").seed == 42
+        message(compose, "train", ["sed=1"])
+        assert GlobalHydra.instance() is before
+        assert hydra.compose("theirs").answer == 42
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_nothing_of_hydra_is_left_behind():
+    GlobalHydra.instance().clear()
+    compose("run")
+    assert not GlobalHydra.instance().is_initialized()
+    assert not HydraConfig.initialized()
+
+
+# ------------------------------------------------------------------ resolve
+
+
+@pytest.mark.parametrize("name", ["train", "run"])
+def test_a_file_with_its_defaults_list_is_composed(name):
+    assert resolve(OmegaConf.load(config_dir() / f"{name}.yaml")) == compose(name)
+
+
+@pytest.mark.parametrize("overrides", [[], ["shield=quantile", "profile=quick"], ["shield=[]"]])
+def test_a_composed_config_passes_through(overrides):
+    config = compose("run", overrides)
+    assert resolve(config) == config
+    assert resolve(OmegaConf.create(OmegaConf.to_yaml(config))) == config
+
+
+def test_nothing_given_means_train_yaml():
+    assert resolve(None) == resolve({}) == compose("train")
+
+
+def test_a_partial_config_is_filled_from_train_yaml():
+    config = resolve({"batch_size": 8, "optimizer": {"gradient_clip": None}})
+    assert config.batch_size == 8 and config.optimizer.gradient_clip is None
+    expected = compose("train", ["batch_size=8", "optimizer.gradient_clip=null"])
+    assert config == expected
+
+
+def test_a_key_of_run_yaml_brings_its_neighbours_but_not_the_profiles_budget():
+    config = resolve({"evaluation": {"n_episodes": 3}})
+    assert config.evaluation.n_episodes == 3 and config.evaluation.n_states > 0
+    assert config.n_epochs == compose("train").n_epochs
+    assert list(config.shield) == ["flow_matching"]
+
+
+def test_a_chosen_shield_takes_the_place_of_the_default_one_and_is_filled():
+    config = resolve({"shield": {"quantile": {"hidden_dim": 7}}})
+    assert list(config.shield) == ["quantile"]
+    packaged = compose("run", ["shield=quantile", "shield.quantile.hidden_dim=7"])
+    assert config.shield == packaged.shield
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_users_own_keys_lie_on_top_of_the_groups_of_their_defaults_list():
+    own = {
+        "defaults": [{"env": "lunarlander"}, {"model": "udrl"}, {"shield": ["quantile"]}],
+        "seed": 1,
+        "model": {"hidden_dim": 32},
+        "shield": {"quantile": {"tau": 0.5}},
+    }
+    config = resolve(OmegaConf.create(own))
+    assert (config.seed, config.model.hidden_dim, config.model.n_layers) == (1, 32, 4)
+    assert list(config.shield) == ["quantile"] and config.shield.quantile.tau == 0.5
+    assert config.batch_size == 256
+    assert "defaults" not in config
+
+
+def test_interpolations_reach_the_keys_that_were_filled_in():
+    assert resolve({"log_dir": "curves/${seed}"}).log_dir == "curves/42"
+
+
+def test_what_was_handed_over_stays_as_it_was():
+    given = OmegaConf.create({"defaults": [{"shield": "quantile"}], "seed": 1})
+    before = OmegaConf.to_yaml(given)
+    resolve(given)
+    assert OmegaConf.to_yaml(given) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"batch_sze": 3}, "did you mean 'batch_size'"),
+        ({"optimizer": {"gradient_clp": 3}}, "did you mean 'optimizer.gradient_clip'"),
+        ({"shield": {"quantle": {}}}, "did you mean 'quantile'"),
+        ({"shield": {"quantile": {"hiden_dim": 3}}}, "'shield.quantile.hidden_dim'"),
+        ({"shield": "quantile"}, "expected a mapping of shield type to its settings"),
+        ({"shield": None}, "expected a mapping of shield type to its settings"),
+        ({"defaults": [{"shield": "quantle"}]}, "did you mean 'quantile'"),
+        ({"defaults": [{"shild": "quantile"}]}, "did you mean 'shield'"),
+        ({"data": None}, "expected a section"),
+        ({"batch_size": {"a": 1}}, "'batch_size' is a value"),
+        ({"seed": object()}, "cannot read the config"),
+        ("configs/train.yaml", "OmegaConf.load"),
+        (OmegaConf.create([1]), "expected a config"),
+    ],
+)
+def test_bad_input_is_refused(given, said):
+    assert said in message(resolve, given)
+
+
+# ------------------------------------------------------------------ shields
+
+
+def test_shields_are_those_with_a_group_file_of_their_own():
+    assert list_shields() == SHIELDS
+
+
+def test_shield_settings_are_the_configs_own_else_the_packaged_ones():
+    config = resolve({"shield": {"quantile": {"tau": 0.5}}})
+    assert shield_settings(config, "quantile").tau == 0.5
+    assert shield_settings(config, "diffusion") == compose("run").shield.diffusion
+    assert "did you mean 'quantile'" in message(shield_settings, config, "quantle")
+
+
+def test_changing_settings_does_not_change_the_packaged_ones():
+    config = compose("train")
+    shield_settings(config, "diffusion").n_steps = 99
+    assert shield_settings(config, "diffusion").n_steps == 8
+
+
+# ------------------------------------------------------------------ where the files lie
+
+
+def test_the_configs_inside_a_wheel_come_before_those_beside_the_package(tmp_path, monkeypatch):
+    package = tmp_path / "flowshield"
+    monkeypatch.setattr(groups.importlib.resources, "files", lambda name: package)
+    assert "reinstall" in message(config_dir)
+    for folder in (tmp_path / "configs", package / "configs"):
+        folder.mkdir(parents=True)
+        (folder / "train.yaml").touch()
+        assert config_dir() == folder
+
+
+def test_choices_agree_with_the_code_that_offers_them():
+    from flowshield.models.ode import SOLVERS
+    from flowshield.schema import CHOICES
+    from flowshield.training.learning_rate import SCHEDULES
+
+    assert sorted(CHOICES["scheduler.type"]) == sorted(SCHEDULES)
+    assert sorted(CHOICES["shield.*.solver"]) == sorted(SOLVERS)
+    assert math.isclose(sum(compose("train").data.split.values()), 1)
