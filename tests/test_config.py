@@ -1,5 +1,4 @@
 import ast
-import math
 from pathlib import Path
 
 import hydra
@@ -60,7 +59,8 @@ def test_the_options_of_a_group_hold_the_same_keys(group):
 def test_a_shield_choice_composes_exactly_the_shields_named():
     assert sorted(compose("run").shield) == SHIELDS
     assert list(compose("run", ["shield=quantile"]).shield) == ["quantile"]
-    assert sorted(compose("run", ["shield=[quantile,diffusion]"]).shield) == ["diffusion", "quantile"]
+    two = compose("run", ["shield=[quantile,diffusion]"]).shield
+    assert sorted(two) == ["diffusion", "quantile"]
     assert list(compose("run", ["shield=[]"]).shield) == []
 
 
@@ -186,8 +186,7 @@ def test_a_wrong_value_names_key_expected_and_got(override, expected, got):
     text = message(compose, "run", [override])
     key = "data.split" if expected == "sum to 1" else override.partition("=")[0]
     assert repr(key) in text
-    assert f"expected {expected}" in text or f"value {expected}" in text or expected in text
-    assert text.partition("got ")[2].find(got) >= 0
+    assert expected in text and got in text.partition("got ")[2]
 
 
 @pytest.mark.parametrize(
@@ -374,4 +373,3 @@ def test_choices_agree_with_the_code_that_offers_them():
 
     assert sorted(CHOICES["scheduler.type"]) == sorted(SCHEDULES)
     assert sorted(CHOICES["shield.*.solver"]) == sorted(SOLVERS)
-    assert math.isclose(sum(compose("train").data.split.values()), 1)
