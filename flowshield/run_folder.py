@@ -4,11 +4,13 @@ __all__ = ["RunFolder", "load_config"]
 
 import datetime
 import json
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from flowshield.atomic import atomic_write
@@ -89,7 +91,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FileFormatError(f"{path} is not valid JSON ({error}): delete it to redo it") from error
+        message = f"{path} is not valid JSON ({error}): delete it to have it made again"
+        raise FileFormatError(message) from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -101,12 +104,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def machine() -> str:
     """The machine in one line, for whoever reads the figures."""
-    import os
-
-    import torch
-
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores, {platform.machine()}, {gpu}, Python {platform.python_version()}"
+    python = platform.python_version()
+    return f"{os.cpu_count()} cores, {platform.machine()}, {gpu}, Python {python}"
 
 
 def _saved_config(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -120,8 +120,8 @@ def _saved_config(folder: RunFolder, given: DictConfig, overrides: Sequence[str]
     different = _differences(_flat(saved), _flat(given))
     if different:
         raise ConfigError(
-            f"{folder.path} holds a run with other settings ({'; '.join(different[:5])}): leave the "
-            f"overrides out to go on with it, or choose another run_dir"
+            f"{folder.path} holds a run with other settings ({'; '.join(different[:5])}): "
+            "leave the overrides out to go on with it, or choose another run_dir"
         )
     return saved
 

@@ -1,6 +1,6 @@
 """Commands that nobody fulfilled: what a shield ought to flag."""
 
-__all__ = ["impossible_commands"]
+__all__ = ["impossible_commands", "return_bound"]
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ def impossible_commands(
         Commands [n, 2], steps and raw return.
     """
     commands = dataset.commands[steps].copy()
-    bound = _return_bound(dataset, dataset.states[steps])
+    bound = return_bound(dataset, dataset.states[steps])
     if bound is None:
         commands[:, 1] += dataset.commands[:, 1].max() - dataset.commands[:, 1].min()
     else:
@@ -37,7 +37,14 @@ def impossible_commands(
     return commands
 
 
-def _return_bound(dataset: TrajectoryDataset, states: NDArray[np.float32]) -> NDArray | None:
+def return_bound(
+    dataset: TrajectoryDataset, states: NDArray[np.float32]
+) -> NDArray[np.floating] | None:
+    """The provable bound on the return from each state [n, state_dim], [n].
+
+    Returns:
+        None where the dataset names no environment, or its environment lends no bound.
+    """
     name = dataset.metadata.get("env")
     if not name:
         return None

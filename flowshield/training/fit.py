@@ -245,7 +245,9 @@ class _FitLoop:
 
     def _make_step(self) -> TrainingStep | GraphedStep:
         settings = self.settings
-        averaged = None if self.judged is self.model else list(self.judged.parameters())
+        averaged: list[Tensor] | None = None
+        if self.judged is not self.model:
+            averaged = list(self.judged.parameters())
         step = TrainingStep(
             self.objective,
             self.train.batch,

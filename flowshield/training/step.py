@@ -38,7 +38,7 @@ class TrainingStep:
     ) -> None:
         self.objective, self.fetch, self.optimizer = objective, fetch, optimizer
         self.gradient_clip, self.averaged, self.ema_decay = gradient_clip, averaged, ema_decay
-        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p in objective.parameters() if p.requires_grad]
         self.loss_sum = torch.zeros((), device=device)
         self.gradient_norm_sum = torch.zeros((), device=device)
 
@@ -100,7 +100,7 @@ class GraphedStep:
         return self.step.take_sums()
 
     def _warm_up(self) -> None:
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.step(self.indices)

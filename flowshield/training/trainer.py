@@ -91,7 +91,7 @@ class Trainer:
             lambda: UDRLAgent(
                 dataset.state_dim,
                 dataset.action_dim,
-                **self.config.model,
+                **_plain(self.config.model),
                 action_low=low,
                 action_high=high,
             )
@@ -122,7 +122,7 @@ class Trainer:
             DataError: Too few calibration episodes for `calibration.alpha`.
         """
         shield_type = shield_type or next(iter(self.config.shield))
-        settings = dict(shield_settings(self.config, shield_type))
+        settings = _plain(shield_settings(self.config, shield_type))
         learning_rate = settings.pop("learning_rate")
         parts = self.split(dataset)
         self._check_calibration(parts["calibration"])

@@ -1,0 +1,121 @@
+"""The command line: flowshield run | collect | train | evaluate, with Hydra overrides."""
+
+__all__ = ["main"]
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from flowshield import __version__
+from flowshield.errors import FlowshieldError
+from flowshield.pipeline import collect, evaluate, run, train
+from flowshield.progress import Reporter
+from flowshield.run_folder import RunFolder, load_config
+
+_DESCRIPTION = """\
+Collect episodes, train a command-conditioned policy and its shields, and say whether the shields
+keep the policy out of trouble. Settings are overridden in Hydra's grammar: key=value."""
+
+_EXAMPLES = """\
+examples:
+  flowshield run                                   the main job, under ten minutes on two cores
+  flowshield run profile=quick                     the same in under 90 seconds, for a first look
+  flowshield run behaviour=expert seed=1 run_dir=runs/expert
+  flowshield run run_dir=runs/expert               go on with a run that was interrupted
+  flowshield collect data.n_episodes=500 run_dir=runs/mine
+  flowshield train run_dir=runs/mine data.path=episodes.npz shield=quantile
+  flowshield evaluate run_dir=runs/mine
+
+groups: behaviour=mixed|expert|random  shield=all|quantile|diffusion|flow_matching
+        profile=default|quick|full  env=lunarlander  model=udrl
+keys:   flowshield config [overrides] prints every key with its value"""
+
+_COMMANDS = {
+    "run": "collect, train, evaluate; leaves a run folder with report.html",
+    "collect": "collect episodes into RUN_DIR/dataset.npz",
+    "train": "train the agent and the shields on a dataset",
+    "evaluate": "evaluate a trained run folder again",
+    "config": "print the composed config and stop",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Without the program's name; None = those of this process.
+
+    Returns:
+        The exit code: 0 done, 1 a mistake that the message explains, 130 interrupted.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_args(typed)
+    reporter = Reporter()
+    try:
+        _dispatch(parsed.command, parsed.overrides, reporter, "flowshield " + shlex.join(typed))
+    except (FlowshieldError, OSError) as error:
+        if parsed.debug:
+            raise
+        print(f"flowshield: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("flowshield: interrupted; the same run_dir=... goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _dispatch(command: str, overrides: list[str], reporter: Reporter, typed: str) -> None:
+    if command == "config":
+        from omegaconf import OmegaConf
+
+        from flowshield.config import compose
+
+        reporter.line(OmegaConf.to_yaml(compose("run", overrides)).rstrip())
+        return
+    config, folder = load_config(overrides)
+    reporter.stage(command, f"run folder {folder.path} (to go on later: run_dir={folder.path})")
+    if command == "collect":
+        collect(config, folder, reporter)
+    elif command == "train":
+        train(config, folder, reporter)
+    else:
+        _finish(command, config, folder, reporter, typed)
+
+
+def _finish(
+    command: str, config: DictConfig, folder: RunFolder, reporter: Reporter, typed: str
+) -> None:
+    from flowshield.evaluation import detection_table, results_table
+
+    step = run if command == "run" else evaluate
+    results = step(config, folder, reporter, typed)
+    reporter.table(results_table(results))
+    if results["shields"]:
+        reporter.table(detection_table(results))
+    total = sum(results["seconds"].values())
+    reporter.stage(command, f"done in {total:.0f} s of work; open {folder.report.resolve()}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowshield",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"flowshield {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser

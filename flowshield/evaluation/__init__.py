@@ -1,0 +1,57 @@
+"""What agents and shields are worth: rollouts, detection, calibration, statistics, report."""
+
+from flowshield.evaluation.agent import Cell, EvaluatedEpisode, evaluate_agent, run_episode
+from flowshield.evaluation.command_plane import CommandPlane, plot_projection
+from flowshield.evaluation.figures import (
+    plot_calibration,
+    plot_ood_detection,
+    plot_returns,
+    plot_training_curves,
+)
+from flowshield.evaluation.metrics import MetricsTracker, auc_roc, f1_score
+from flowshield.evaluation.plane import start_plane
+from flowshield.evaluation.projection import evaluate_projection
+from flowshield.evaluation.records import cell_record, dataset_record, shield_record
+from flowshield.evaluation.report import write_report
+from flowshield.evaluation.shield import FalseAlarms, evaluate_shield, false_alarms
+from flowshield.evaluation.statistics import (
+    ConfidenceInterval,
+    clopper_pearson,
+    paired_difference,
+    paired_t_test,
+    wilcoxon_test,
+)
+from flowshield.evaluation.tables import detection_table, markdown_table, results_table
+
+__all__ = [
+    "Cell",
+    "CommandPlane",
+    "ConfidenceInterval",
+    "EvaluatedEpisode",
+    "FalseAlarms",
+    "MetricsTracker",
+    "auc_roc",
+    "cell_record",
+    "clopper_pearson",
+    "dataset_record",
+    "detection_table",
+    "evaluate_agent",
+    "evaluate_projection",
+    "evaluate_shield",
+    "f1_score",
+    "false_alarms",
+    "markdown_table",
+    "paired_difference",
+    "paired_t_test",
+    "plot_calibration",
+    "plot_ood_detection",
+    "plot_projection",
+    "plot_returns",
+    "plot_training_curves",
+    "results_table",
+    "run_episode",
+    "shield_record",
+    "start_plane",
+    "wilcoxon_test",
+    "write_report",
+]

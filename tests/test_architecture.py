@@ -1,0 +1,195 @@
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import flowshield
+
+PACKAGE = Path(flowshield.__file__).parent
+
+# Who may import whom, by the first name below flowshield. Leaves are open to everyone above them.
+CONFIG = {"errors", "schema", "groups", "config"}
+LEAVES = {*CONFIG, "atomic", "progress", ""}  # "" is flowshield itself: its version
+BELOW_TRAINING = {"models", "data", "envs"}
+ALLOWED = {
+    "": set(),
+    "errors": set(),
+    "atomic": {"errors"},
+    "progress": {"errors"},
+    "schema": {"errors"},
+    "groups": {"errors", "schema"},
+    "config": {"errors", "schema", "groups"},
+    "envs": LEAVES,
+    "data": LEAVES | {"envs"},
+    "models": LEAVES - {"config", "groups", "schema"},
+    "training": LEAVES | BELOW_TRAINING,
+    "evaluation": LEAVES | BELOW_TRAINING,
+    "distributed": LEAVES | BELOW_TRAINING | {"training", "evaluation"},
+    "run_folder": LEAVES | BELOW_TRAINING | {"training", "evaluation"},
+    "pipeline": LEAVES | BELOW_TRAINING | {"training", "evaluation", "distributed", "run_folder"},
+}
+TOP = {"cli", "__main__"}
+# Trainer and DataCollector import their half of distributed inside the method that needs it.
+DOOR = {"training", "data"}
+MAY_IMPORT_RAY = {"distributed", "cli", "__main__"}
+
+
+class Import(NamedTuple):
+    file: Path
+    line: int
+    target: str
+    inside_function: bool
+
+    def __str__(self):
+        return f"{self.file.relative_to(PACKAGE.parent)}:{self.line} imports {self.target}"
+
+
+def imports(file: Path) -> Iterator[Import]:
+    yield from _imports(file, ast.parse(file.read_text()), inside=False)
+
+
+def _imports(file, node, inside):
+    inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield Import(file, node.lineno, alias.name, inside)
+    elif isinstance(node, ast.ImportFrom):
+        module = _absolute(file, node)
+        for alias in node.names:
+            # `from flowshield import models` is an import of flowshield.models
+            name = f"{module}.{alias.name}" if module == "flowshield" else module
+            yield Import(file, node.lineno, name, inside)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(file, child, inside)
+
+
+def _absolute(file, node):
+    if node.level == 0:
+        return node.module
+    parts = ["flowshield", *file.relative_to(PACKAGE).parent.parts]
+    base = ".".join(parts[: len(parts) - node.level + 1])
+    return f"{base}.{node.module}" if node.module else base
+
+
+def layer(target: str) -> str | None:
+    """The first name below flowshield, "" for the package itself, None for another package."""
+    if target.split(".")[0] != "flowshield":
+        return None
+    name = target.split(".")[1] if "." in target else ""
+    return "" if name.startswith("__") else name
+
+
+def layer_of(file: Path) -> str:
+    first = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def python_files():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def violations():
+    for file in python_files():
+        here = layer_of(file)
+        if here in TOP:
+            continue
+        for found in imports(file):
+            there = layer(found.target)
+            door = found.inside_function and here in DOOR and there == "distributed"
+            if there is not None and there != here and there not in ALLOWED[here] and not door:
+                yield str(found)
+
+
+def test_every_module_has_its_place():
+    unplaced = {layer_of(file) for file in python_files()} - ALLOWED.keys() - TOP
+    assert not unplaced, f"say in ALLOWED what these may import: {unplaced}"
+
+
+def test_imports_point_one_way():
+    assert not list(violations())
+
+
+def test_the_table_of_layers_has_no_cycle():
+    done: set[str] = set()
+    while len(done) < len(ALLOWED):
+        # the package's own __init__ holds the version and imports nothing
+        ready = {name for name in ALLOWED.keys() - done if ALLOWED[name] <= done | {""}}
+        assert ready, f"cycle among {ALLOWED.keys() - done}"
+        done |= ready
+
+
+def test_only_distributed_imports_ray():
+    offenders = [
+        str(found)
+        for file in python_files()
+        if layer_of(file) not in MAY_IMPORT_RAY
+        for found in imports(file)
+        if found.target.split(".")[0] == "ray"
+    ]
+    assert not offenders
+
+
+def test_importing_everything_else_never_imports_ray_nor_starts_a_hydra():
+    modules = [
+        ".".join(["flowshield", *file.relative_to(PACKAGE).with_suffix("").parts])
+        for file in python_files()
+        if layer_of(file) not in MAY_IMPORT_RAY
+    ]
+    modules = [name.removesuffix(".__init__") for name in modules]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "loaded = sorted(m for m in sys.modules if m.split('.')[0] in ('ray', 'wandb', 'minari'))\n"
+        "assert not loaded, loaded[:5]\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted(PACKAGE.rglob("__init__.py")),
+    ids=lambda file: str(file.relative_to(PACKAGE)),
+)
+def test_an_init_only_reexports(file):
+    docstring, *body = ast.parse(file.read_text()).body
+    assert isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant)
+    allowed = {"__all__", "__version__"} if file.parent == PACKAGE else {"__all__"}
+    exported: set[str] = set()
+    names: list[str] = []
+    for statement in body:
+        if isinstance(statement, ast.ImportFrom):
+            assert layer(_absolute(file, statement)) is not None
+            exported |= {alias.asname or alias.name for alias in statement.names}
+            continue
+        assert isinstance(statement, ast.Assign), ast.unparse(statement)
+        (target,) = statement.targets
+        assert isinstance(target, ast.Name) and target.id in allowed, ast.unparse(statement)
+        if target.id == "__all__":
+            names = ast.literal_eval(statement.value)
+        exported.add(target.id)
+    assert set(names) <= exported
+    assert exported - {"__all__"} == set(names), "what is imported and not exported, or the reverse"
+
+
+def test_every_module_says_first_what_it_exports():
+    for file in python_files():
+        if file.name == "__main__.py":
+            continue
+        first = next(
+            node
+            for node in ast.parse(file.read_text()).body
+            if not isinstance(node, ast.Expr)  # the docstring
+        )
+        assert isinstance(first, ast.Assign) and ast.unparse(first.targets[0]) == "__all__", file
+
+
+def test_no_module_is_named_after_nothing():
+    vague = {"utils", "util", "helpers", "common", "misc"}
+    assert not [file for file in python_files() if file.stem in vague]
