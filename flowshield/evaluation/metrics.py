@@ -121,7 +121,7 @@ def worst_share_mean(values: ArrayLike, share: float = 0.05) -> float:
     if not 0 < share <= 1:
         raise ConfigError(f"expected a share in (0, 1], got {share}: give 0.05 for the worst 5%")
     ordered = np.sort(_scores("values", values))
-    count = math.ceil(share * ordered.size - 1e-9)  # 0.05 * 140 is 7.000000000000001
+    count = math.ceil(share * ordered.size - 1e-9)  # 0.07 * 100 is 7.000000000000001
     return float(ordered[: max(count, 1)].mean())
 
 

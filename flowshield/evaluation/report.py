@@ -9,7 +9,7 @@ import base64
 import io
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -21,6 +21,12 @@ from flowshield.evaluation.summary import summarize
 from flowshield.evaluation.wording import MISSING, number
 
 _DPI = 160  # sharp on a phone and on paper, about 100 kB a figure
+
+
+class _Picture(NamedTuple):
+    caption: str
+    data: str
+    width: int
 
 
 def write_report(
@@ -61,7 +67,7 @@ def render_report(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> 
         title=f"flowshield on {(results.get('dataset') or {}).get('env', 'unknown data')}",
         summary=summarize(results, grid),
         tables=report_tables(results, grid),
-        figures={caption: _png(figure) for caption, figure in figures.items()},
+        figures=[_Picture(caption, *_png(figure)) for caption, figure in figures.items()],
         command=results.get("command") or MISSING,
         config_yaml=results.get("config_yaml") or "",
         versions=results.get("versions") or {},
@@ -70,7 +76,8 @@ def render_report(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> 
     )
 
 
-def _png(figure: Figure) -> str:
+def _png(figure: Figure) -> tuple[str, int]:
+    """The figure in base64, and the CSS pixels that show it in its own size."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(buffer.getvalue()).decode(), round(96 * figure.get_figwidth())

@@ -107,6 +107,11 @@ def test_worst_share_counts_whole_shares_exactly(n):
     assert worst_share_mean(np.arange(n)) == np.arange(n // 20).mean()
 
 
+def test_worst_share_is_not_fooled_by_rounding():
+    assert math.ceil(0.07 * 100) == 8  # what a float makes of seven
+    assert worst_share_mean(np.arange(100.0), share=0.07) == 3.0
+
+
 def test_worst_share_is_equivariant_and_below_the_mean():
     values, _ = scores()
     found = worst_share_mean(values, 0.1)

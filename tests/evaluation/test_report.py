@@ -113,7 +113,7 @@ def test_nothing_is_fetched(page, results):
 
 def test_figures_are_inline_pictures_with_their_caption(page):
     (image,) = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert image["alt"] == "Mean return"
+    assert image["alt"] == "Mean return" and image["width"] == "864"  # 9 inches
     data = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True)
     assert data.startswith(b"\x89PNG\r\n")
 
