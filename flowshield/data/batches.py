@@ -55,9 +55,8 @@ class TransitionTensors:
         self.actions = torch.from_numpy(dataset.actions).to(self.device)
         self.commands = torch.from_numpy(dataset.commands).to(self.device)
         rewards = torch.from_numpy(dataset.rewards).to(torch.float32).to(self.device)
+        # Exactly 0 at an episode's last step, where what remains is the reward itself.
         self._return_after = self.commands[:, 1] - rewards
-        # Exactly 0, so that a command drawn to the last step is the remaining one to the bit.
-        self._return_after[self.commands[:, 0] == 1] = 0
         self._generator = generator
 
     def __len__(self) -> int:
