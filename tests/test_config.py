@@ -5,6 +5,7 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobRuntime
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
@@ -234,6 +235,8 @@ def test_a_hydra_application_of_the_users_own_stays_as_it_was(tmp_path):
         assert compose("train").seed == 42
         message(compose, "train", ["sed=1"])
         assert GlobalHydra.instance() is before
+        assert str(hydra.version.getbase()) == "1.2"
+        assert JobRuntime.instance().get("name") == "theirs"
         assert hydra.compose("theirs").answer == 42
     assert not GlobalHydra.instance().is_initialized()
 
@@ -349,8 +352,9 @@ def test_shield_settings_are_the_configs_own_else_the_packaged_ones():
 
 def test_changing_settings_does_not_change_the_packaged_ones():
     config = compose("train")
-    shield_settings(config, "diffusion").n_steps = 99
-    assert shield_settings(config, "diffusion").n_steps == 8
+    before = shield_settings(config, "diffusion").n_steps
+    shield_settings(config, "diffusion").n_steps = before + 1
+    assert shield_settings(config, "diffusion").n_steps == before
 
 
 # ------------------------------------------------------------------ where the files lie
