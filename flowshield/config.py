@@ -22,7 +22,7 @@ def compose(name: str = "run", overrides: Sequence[str] = ()) -> DictConfig:
         overrides: Such as `shield=quantile`, `seed=1`, `data.n_episodes=500`.
 
     Returns:
-        The validated config, interpolations resolved; reading a misspelt key raises.
+        The validated config, interpolations resolved; reading or setting a misspelt key raises.
 
     Raises:
         ConfigError: An unknown key, option or config name (near ones listed), bad grammar, a value

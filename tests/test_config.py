@@ -112,9 +112,12 @@ def test_interpolations_are_resolved_in_the_result():
     assert OmegaConf.to_container(config, resolve=False)["log_dir"] == "curves/42"
 
 
-def test_reading_a_misspelt_key_raises():
+def test_reading_or_setting_a_misspelt_key_raises():
+    config = compose("train")
     with pytest.raises(ConfigAttributeError):
-        _ = compose("train").batch_sze
+        _ = config.batch_sze
+    with pytest.raises(ConfigAttributeError):
+        config.batch_sze = 3
 
 
 def test_environment_arguments_are_free():
