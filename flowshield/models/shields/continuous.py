@@ -142,7 +142,14 @@ class ContinuousShield(BaseShield):
         generator: torch.Generator | None = None,
         n_steps: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Integrates noise to data and the divergence with it. See `BaseShield`."""
+        """Integrates noise to data and the divergence with it. See `BaseShield`.
+
+        Args:
+            state: [batch, state_dim], raw.
+            n_samples: Commands a state.
+            generator: Source of the noise.
+            n_steps: Solver steps; None = as configured.
+        """
         check_batch(state=(state, self.state_dim))
         context = self.field.encode(self.state_standardizer(state)).repeat(n_samples)
         noise = self._noise(state, n_samples, generator)

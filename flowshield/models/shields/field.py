@@ -129,16 +129,13 @@ class CommandField(nn.Module):
     def with_divergence(self, x: Tensor, t: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """The velocity [batch, 2] and its exact divergence [batch]; arguments as in `forward`."""
         biases = self._biases(t, features)
-        z = self.first(self._lift(x)) + biases[0]
-        h, dh = _silu_with_tangents(z, self.first(self._lift_tangents(x)))
+        # index 0 is the value, 1 and 2 are the tangents: all three share every matrix product
+        h = self.first(torch.cat([self._lift(x).unsqueeze(0), self._lift_tangents(x)]))
+        h = _silu_with_tangents(h, biases[0])
         for block, bias in zip(self.blocks, biases[1:], strict=True):
-            # value and tangents share one matrix product; the tangents take no bias
-            product = functional.linear(torch.cat([h.unsqueeze(0), dh]), block)
-            out, dout = _silu_with_tangents(product[0] + bias, product[1:])
-            h, dh = h + out, dh + dout
-        velocity = self.last(h)
-        divergence = torch.einsum("ibf,if->b", dh, self.last.weight)
-        return velocity, divergence
+            h = h + _silu_with_tangents(functional.linear(h, block), bias)
+        velocity: Tensor = self.last(h[0])
+        return velocity, torch.einsum("ibf,if->b", h[1:], self.last.weight)
 
     def _biases(self, t: Tensor, features: Tensor) -> tuple[Tensor, ...]:
         time = self.time_layer(self.time_embedding(t))
@@ -159,8 +156,10 @@ class CommandField(nn.Module):
         return torch.cat([basis, angles.cos() * rates, -angles.sin() * rates], dim=2)
 
 
-def _silu_with_tangents(z: Tensor, dz: Tensor) -> tuple[Tensor, Tensor]:
-    """silu(z) [batch, f] and its tangents [2, batch, f]."""
+def _silu_with_tangents(product: Tensor, bias: Tensor) -> Tensor:
+    """silu(product[0] + bias) and the tangents that come with it, [3, batch, f]."""
+    z = product[0] + bias
     gate = torch.sigmoid(z)
     value = z * gate
-    return value, (gate + value * (1 - gate)) * dz
+    slope = torch.addcmul(gate + value, value, gate, value=-1.0)
+    return torch.cat([value.unsqueeze(0), slope * product[1:]])

@@ -11,7 +11,7 @@ from flowshield.errors import ConfigError
 from flowshield.models.checks import check_finite
 from flowshield.models.networks import Standardizer
 
-_SHORTLIST = 8  # nearest candidates that are rechecked one by one
+_SHORTLIST = 4  # nearest candidates that are rechecked one by one
 _FRACTIONS = 8  # points on the way to the request that one round of refinement looks at
 # A score computed in a batch of another size differs in its last bits: what is accepted must be
 # supported by more than that, or its recheck could fail. Nats.
@@ -31,8 +31,8 @@ class ProjectionSettings(NamedTuple):
             point in plain distance may be a hovering episode that returns nothing.
     """
 
-    n_candidates: int = 64
-    n_steps: int = 2
+    n_candidates: int = 32
+    n_steps: int = 1
     lr: float = 1.0
     horizon_weight: float = 0.01
 

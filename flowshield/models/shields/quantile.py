@@ -15,6 +15,7 @@ from flowshield.models.networks import ResidualMLP
 from flowshield.models.shields.base import BaseShield
 
 _LEAST_GAP = 1e-4  # between neighbouring quantiles, standardized units: keeps the density finite
+_TAIL_SCALE = 0.25  # of the exponential tails, in units of the whole grid's width
 
 
 class QuantileShield(BaseShield):
@@ -22,7 +23,9 @@ class QuantileShield(BaseShield):
 
     Quantile regression (Koenker & Bassett 1978) of H given s and of R given (s, H): R is predicted
     from s and H alone. The grid defines a density: constant between neighbouring quantiles, with
-    exponential tails that hold 1/(2K) of the mass each and join without a jump. Its conformal
+    exponential tails that hold 1/(2K) of the mass each and fall off at the scale of the whole grid: the
+    gap at its end is the least certain of all, and would make a held-out command a little outside
+    it next to impossible. Its conformal
     threshold makes it a conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222)
     with the log-density as its score.
 
@@ -158,11 +161,11 @@ class QuantileShield(BaseShield):
         inside = (torch.searchsorted(grid.contiguous(), y.contiguous()) - 1).clamp(
             0, self.n_quantiles - 2
         )
-        gap = gaps.gather(1, inside)
-        below = (grid[:, :1] - y).clamp(min=0)
-        above = (y - grid[:, -1:]).clamp(min=0)
-        # rate 2 / gap: the tail's mass 1/(2K) times its rate is the density beside it
-        return -math.log(self.n_quantiles) - gap.log() - 2 * (below + above) / gap
+        between = -math.log(self.n_quantiles) - gaps.gather(1, inside).log()
+        outside = (grid[:, :1] - y).clamp(min=0) + (y - grid[:, -1:]).clamp(min=0)
+        scale = _TAIL_SCALE * (grid[:, -1:] - grid[:, :1])
+        tail = -math.log(2 * self.n_quantiles) - scale.log() - outside / scale
+        return torch.where(outside > 0, tail, between)
 
     def _inverse_distribution(self, grid: Tensor, u: Tensor) -> Tensor:
         """Quantiles [batch, 1] at levels u [batch, 1]."""
@@ -171,9 +174,10 @@ class QuantileShield(BaseShield):
         index = position.floor().long().clamp(0, k - 2)
         gap = grid.diff(dim=1).gather(1, index)
         between = grid.gather(1, index) + (position - index).clamp(0, 1) * gap
-        low = 0.5 * gap * torch.log((2 * k * u).clamp(1e-12, 1.0))
-        high = -0.5 * gap * torch.log((2 * k * (1 - u)).clamp(1e-12, 1.0))
-        return between + low + high
+        scale = _TAIL_SCALE * (grid[:, -1:] - grid[:, :1])
+        low = torch.log((2 * k * u).clamp(1e-12, 1.0))
+        high = torch.log((2 * k * (1 - u)).clamp(1e-12, 1.0))
+        return between + scale * (low - high)
 
 
 def _monotone(raw: Tensor) -> Tensor:
