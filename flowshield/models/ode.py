@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from flowshield.errors import unknown_name
+from flowshield.errors import ConfigError, unknown_name
 
 Derivative = Callable[[float, Tensor], Tensor]
 AugmentedField = Callable[[float, Tensor], tuple[Tensor, Tensor]]
@@ -100,8 +100,10 @@ def integrate(
         y at `end`, [...]. All NaN if dopri5 gave up: never a number that was not computed.
 
     Raises:
-        ConfigError: The solver is unknown.
+        ConfigError: The solver is unknown, or n_steps is below one.
     """
+    if n_steps < 1:  # no step at all would hand the start back as if it were the end
+        raise ConfigError(f"n_steps: expected >= 1 solver steps, got {n_steps}")
     if solver == "dopri5":
         return _integrate_adaptively(derivative, y, start, end, n_steps, tolerance, max_tries)
     if solver not in _TABLEAUS:

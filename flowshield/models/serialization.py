@@ -2,9 +2,8 @@
 
 __all__ = ["FORMAT_VERSION", "load_payload", "save_payload"]
 
+import io
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +38,10 @@ def load_payload(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no {kind} file at {path}: check the path, or train first")
+    content = io.BytesIO(Path(path).read_bytes())
     try:
-        payload = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError) as e:
+        payload = torch.load(content, map_location=device, weights_only=True)
+    except Exception as e:  # damaged bytes make torch.load raise almost anything, OSError too
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise FileFormatError(
             f"{path} is not a readable flowshield {kind} file (truncated or foreign): {reason}"

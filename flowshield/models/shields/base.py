@@ -220,7 +220,8 @@ class BaseShield(nn.Module, ABC):
             ShapeError: A shape is wrong.
         """
         check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
-        return self.score(state, command) < self.threshold_in_force(threshold)
+        # not `score < threshold`: a threshold of NaN must not pass everything
+        return ~(self.score(state, command) >= self.threshold_in_force(threshold))
 
     def project(
         self, state: Tensor, command: Tensor, n_steps: int | None = None, lr: float | None = None

@@ -30,7 +30,8 @@ def conformal_threshold(scores: Tensor, alpha: float) -> float:
         The threshold. A score is an alarm when it lies strictly below.
 
     Raises:
-        DataError: alpha is outside (0, 1), a score is NaN, or there are too few scores for alpha.
+        DataError: alpha is outside (0, 1), a score is NaN, there are too few scores for alpha, or
+            more than alpha of them could not be computed (-inf): that threshold would pass all.
     """
     if not 0.0 < alpha < 1.0:
         raise DataError(f"expected a false-alarm rate alpha in (0, 1), got {alpha}")
@@ -42,4 +43,11 @@ def conformal_threshold(scores: Tensor, alpha: float) -> float:
             f"a false-alarm rate of {alpha:g} needs at least {episodes_needed(alpha)} calibration "
             f"episodes, got {len(scores)}: collect more episodes or raise alpha"
         )
-    return float(scores.double().sort().values[k - 1])
+    threshold = float(scores.double().sort().values[k - 1])
+    if threshold == -math.inf:
+        raise DataError(
+            f"{int((scores == -math.inf).sum())} of {len(scores)} calibration scores are -inf, so "
+            f"that no threshold promises a false-alarm rate of {alpha:g}: the model's log_prob is "
+            "not finite there; train it again or look at the data's extremes"
+        )
+    return threshold

@@ -194,6 +194,7 @@ def _refine(
     fractions = reach * torch.arange(1, _FRACTIONS + 1, device=found.device) / _FRACTIONS
     way = (request - found).unsqueeze(1)
     points = found.unsqueeze(1) + fractions.view(1, -1, 1).to(found.dtype) * way
+    points[..., 0].clamp_(min=1.0)  # the request itself may ask for less than one step
     scores = _scores(shield, state, points)
     # only an unbroken run of supported points: behind a gap may lie another kind of behaviour
     run = (scores >= goal).long().cumprod(dim=1).sum(dim=1)

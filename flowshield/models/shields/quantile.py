@@ -165,7 +165,8 @@ class QuantileShield(BaseShield):
         outside = (grid[:, :1] - y).clamp(min=0) + (y - grid[:, -1:]).clamp(min=0)
         scale = _TAIL_SCALE * (grid[:, -1:] - grid[:, :1])
         tail = -math.log(2 * self.n_quantiles) - scale.log() - outside / scale
-        return torch.where(outside > 0, tail, between)
+        # NaN is neither outside nor inside, and must not be read as inside
+        return torch.where(outside <= 0, between, tail)
 
     def _inverse_distribution(self, grid: Tensor, u: Tensor) -> Tensor:
         """Quantiles [batch, 1] at levels u [batch, 1]."""

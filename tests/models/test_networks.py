@@ -1,0 +1,122 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from flowshield.errors import ConfigError, DataError
+from flowshield.models.networks import (
+    FourierFeatures,
+    ResidualMLP,
+    SinusoidalEmbedding,
+    Standardizer,
+    activation,
+)
+
+
+def raw_rows():
+    torch.manual_seed(0)
+    return torch.randn(500, 3, dtype=torch.float64) @ torch.diag(
+        torch.tensor([3.0, 0.01, 200.0], dtype=torch.float64)
+    ) + torch.tensor([5.0, -1.0, 1e4], dtype=torch.float64)
+
+
+def fitted():
+    standardizer = Standardizer(3).double()
+    standardizer.fit(raw_rows())
+    return standardizer
+
+
+def test_standardized_rows_have_mean_0_and_deviation_1():
+    z = fitted()(raw_rows())
+    torch.testing.assert_close(z.mean(0), torch.zeros(3).double(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(z.std(0, correction=0), torch.ones(3).double())
+
+
+def test_inverse_undoes_standardizing():
+    standardizer, x = fitted(), raw_rows()
+    torch.testing.assert_close(standardizer.inverse(standardizer(x)), x)
+
+
+def test_log_abs_det_is_that_of_the_inverse():
+    standardizer = fitted()
+    jacobian = torch.autograd.functional.jacobian(standardizer.inverse, torch.zeros(3).double())
+    torch.testing.assert_close(standardizer.log_abs_det(), torch.linalg.slogdet(jacobian)[1])
+
+
+def test_a_dimension_that_never_varies_is_only_shifted():
+    standardizer = Standardizer(2)
+    x = torch.stack([torch.full((50,), 0.1), torch.arange(50.0)], dim=1)
+    standardizer.fit(x)
+    assert float(standardizer.std[0]) == 1.0
+    torch.testing.assert_close(standardizer(x)[:, 0], torch.zeros(50), rtol=0, atol=1e-6)
+
+
+def test_statistics_travel_with_the_weights():
+    other = Standardizer(3).double()
+    other.load_state_dict(fitted().state_dict())
+    assert torch.equal(other(raw_rows()), fitted()(raw_rows()))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_rows_that_are_not_finite_are_refused(bad):
+    rows = torch.zeros(4, 3)
+    rows[2, 1] = bad
+    with pytest.raises(DataError, match="finite.*1 non-finite"):
+        Standardizer(3).fit(rows)
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(DataError, match="at least one row"):
+        Standardizer(3).fit(torch.zeros(0, 3))
+
+
+def test_the_network_is_the_sum_of_its_residual_layers():
+    torch.manual_seed(0)
+    network, x = ResidualMLP(4, 2, 8, n_layers=3, activation_name="tanh"), torch.randn(5, 4)
+    h = torch.tanh(network.first(x))
+    for layer in network.hidden:
+        h = h + torch.tanh(layer(h))
+    assert len(network.hidden) == 2
+    torch.testing.assert_close(network(x), network.last(h))
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    network, x = ResidualMLP(4, 2, 32, dropout=0.5), torch.randn(5, 4)
+    assert not torch.equal(network(x), network(x))
+    network.eval()
+    assert torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize("name", ["silu", "relu", "gelu", "tanh", "elu"])
+def test_activations_are_torchs(name):
+    x = torch.linspace(-3, 3, 50)
+    theirs = torch.tanh if name == "tanh" else getattr(functional, name)
+    assert torch.equal(activation(name)(x), theirs(x))
+
+
+def test_an_unknown_activation_lists_the_near_ones():
+    with pytest.raises(ConfigError, match="unknown activation 'sliu': did you mean 'silu'"):
+        ResidualMLP(1, 1, activation_name="sliu")
+
+
+def test_sinusoidal_embedding_of_time():
+    embed = SinusoidalEmbedding(6, max_frequency=16.0)
+    t = torch.tensor([0.0, 0.3, 1.0])
+    frequencies = [1.0, 4.0, 16.0]
+    expected = [[math.sin(w * u) for w in frequencies] + [math.cos(w * u) for w in frequencies]
+                for u in (0.0, 0.3, 1.0)]
+    torch.testing.assert_close(embed(t), torch.tensor(expected), rtol=0, atol=1e-5)
+    assert embed(torch.tensor(0.5)).shape == (6,)
+
+
+def test_fourier_features_are_fixed_waves_of_their_input():
+    torch.manual_seed(0)
+    features, x = FourierFeatures(2, 5, scale=0.2), torch.randn(7, 2)
+    angles = x @ features.directions
+    torch.testing.assert_close(features(x), torch.cat([angles.sin(), angles.cos()], dim=1))
+    assert not list(nn.Module.parameters(features))  # not trained
+    wide = FourierFeatures(2, 4000, scale=0.2).directions
+    assert float(wide.std()) == pytest.approx(2 * math.pi * 0.2, rel=0.05)
