@@ -129,7 +129,7 @@ class BaseShield(nn.Module, ABC):
     def fit_standardizers(self, states: Tensor, commands: Tensor) -> None:
         """Takes the statistics of the raw training data [n, state_dim], [n, 2]."""
         self.state_standardizer.fit(states)
-        self.command_standardizer.fit(self.dequantize(commands))
+        self.command_standardizer.fit(commands)
 
     def dequantize(self, command: Tensor) -> Tensor:
         """Adds the noise that makes commands [batch, 2] continuous (see the class).

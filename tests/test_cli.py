@@ -1,0 +1,54 @@
+import pytest
+
+from flowshield import __version__
+from flowshield.cli import main
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.strip() == f"flowshield {__version__}"
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["collect"], ["train"], ["evaluate"]])
+def test_help_shows_examples(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    assert "flowshield run profile=quick" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sead=1", "seed"),
+        ("shield=flow_matchin", "flow_matching"),
+        ("behaviour=experts", "expert"),
+        ("env.name=lunarlandr", "lunarlander"),
+        ("batch_size=abc", "batch_size"),
+        ("data.n_episodes=0", "data.n_episodes"),
+        ("scheduler.type=cosin", "cosine"),
+        ("model.activation=sillu", "silu"),
+        ("device=cuda:99", "device"),
+    ],
+)
+def test_a_mistyped_override_is_one_line_that_names_what_was_meant(
+    override, said, capsys, tmp_path
+):
+    small = ["data.n_episodes=20", "n_epochs=1"]
+    code = main(["run", f"run_dir={tmp_path / 'x'}", *small, override])
+    error = capsys.readouterr().err
+    assert code == 1
+    assert said in error and error.startswith("flowshield: ") and error.count("\n") == 1
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="seed"):
+        main(["run", "--debug", "sead=1"])
+
+
+def test_config_prints_every_key(capsys):
+    assert main(["config", "profile=quick", "shield=quantile"]) == 0
+    out = capsys.readouterr().out
+    assert "horizon_weight" in out and "quantile" in out and "sigma_min" not in out

@@ -1,0 +1,166 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flowshield.cli import main
+from flowshield.data import TrajectoryDataset
+from flowshield.models import BaseShield, UDRLAgent
+
+TINY = [
+    "data.n_episodes=80",
+    "n_epochs=2",
+    "shield_epochs=2",
+    "checkpoint_every=1",
+    "calibration.alpha=0.1",
+    "model.hidden_dim=32",
+    "evaluation.n_episodes=3",
+    "evaluation.n_states=60",
+    "env.commands=[[200,280],[1000,280]]",
+    "device=cpu",
+]
+
+
+def run(command, folder, *overrides):
+    return main([command, f"run_dir={folder}", *overrides])
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def weights(folder, name):
+    model = UDRLAgent if name == "agent" else BaseShield
+    return model.load(folder / "models" / f"{name}.pt").state_dict()
+
+
+def assert_same_weights(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "finished"
+    assert run("run", folder, *TINY) == 0
+    return folder
+
+
+def test_a_run_leaves_everything_it_promises(finished):
+    for name in ("config.yaml", "dataset.npz", "results.json", "report.html"):
+        assert (finished / name).stat().st_size > 0, name
+    assert {p.stem for p in (finished / "models").glob("*.pt")} == {
+        "agent",
+        "quantile",
+        "diffusion",
+        "flow_matching",
+    }
+    assert len(list((finished / "figures").glob("*.png"))) == 5
+    for name in ("agent", "flow_matching"):
+        assert list((finished / "tensorboard" / name).glob("events*"))
+        assert (finished / "checkpoints" / name / "last.pt").exists()
+        assert (finished / "checkpoints" / name / "best.pt").exists()
+    content = results(finished)
+    assert [(c["shield"], tuple(c["command"])) for c in content["cells"]] == [
+        (shield, command)
+        for shield in ("none", "quantile", "diffusion", "flow_matching")
+        for command in ((200, 280), (1000, 280))
+    ]
+    assert not list(finished.rglob(".*"))  # no temporary file is left
+
+
+def test_every_cell_starts_from_the_same_states_and_differs_only_by_what_the_shield_changed(finished):
+    cells = {(c["shield"], tuple(c["command"])): c for c in results(finished)["cells"]}
+    none = cells["none", (200, 280)]
+    for shield in ("quantile", "diffusion", "flow_matching"):
+        cell = cells[shield, (200, 280)]
+        assert cell["flagged_rate"] is not None and none["flagged_rate"] is None
+        if cell["flagged_rate"] == 0.0:  # a shield that never spoke changed nothing
+            assert cell["returns"] == none["returns"]
+        difference = np.mean(cell["returns"]) - np.mean(none["returns"])
+        assert cell["vs_none"]["mean"] == pytest.approx(difference)
+
+
+def test_a_finished_run_is_read_not_repeated(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.pt")}
+    dataset = (finished / "dataset.npz").stat().st_mtime_ns
+    old = results(finished)
+    assert run("run", finished) == 0
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*.pt")} == before
+    assert (finished / "dataset.npz").stat().st_mtime_ns == dataset
+    new = results(finished)
+    assert new["cells"] == old["cells"] and new["shields"] == old["shields"]
+
+
+def test_a_run_goes_on_from_what_is_left_and_ends_in_the_same_numbers(finished, tmp_path):
+    folder = tmp_path / "broken"
+    assert run("collect", folder, *TINY) == 0
+    assert run("train", folder) == 0
+    for path in (folder / "models").glob("flow_matching.*"):
+        path.unlink()  # as if killed before the last shield was written
+    assert run("run", folder) == 0
+    assert (folder / "dataset.npz").read_bytes() == (finished / "dataset.npz").read_bytes()
+    for name in ("agent", "quantile", "diffusion", "flow_matching"):
+        assert_same_weights(weights(folder, name), weights(finished, name))
+    ours, theirs = results(folder), results(finished)
+    assert ours["cells"] == theirs["cells"] and ours["shields"] == theirs["shields"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_training_ends_in_the_weights_of_an_unbroken_one(finished, tmp_path):
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "flowshield", "train", f"run_dir={folder}", *TINY]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    checkpoint = folder / "checkpoints" / "diffusion" / "last.pt"
+    deadline = time.monotonic() + 240
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert checkpoint.exists() and process.poll() is None, "was to be killed while it trained"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert run("train", folder) == 0
+    for name in ("agent", "quantile", "diffusion", "flow_matching"):
+        assert_same_weights(weights(folder, name), weights(finished, name))
+
+
+def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
+    folder = tmp_path / "alone"
+    data = [f"data.path={finished / 'dataset.npz'}", "shield=quantile"]
+    settings = [o for o in TINY if not o.startswith("data.")]
+    assert run("train", folder, *data, *settings) == 0
+    assert not (folder / "dataset.npz").exists()
+    assert_same_weights(weights(folder, "quantile"), weights(finished, "quantile"))
+    assert run("evaluate", folder) == 0
+    assert list(results(folder)["shields"]) == ["quantile"]
+    assert "flow_matching" not in capsys.readouterr().out
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(finished, capsys):
+    assert run("run", finished, *TINY, "seed=7") == 1
+    error = capsys.readouterr().err
+    assert "seed is 42 there, 7 asked for" in error
+    assert results(finished)["dataset"]["seed"] == 42
+
+
+def test_a_dataset_that_is_not_there_is_not_collected_in_silence(tmp_path, capsys):
+    assert run("run", tmp_path / "x", *TINY, "data.path=nowhere.npz") == 1
+    assert "nowhere.npz does not exist" in capsys.readouterr().err
+    assert not Path("nowhere.npz").exists()
+
+
+def test_evaluating_what_was_not_trained_says_so(tmp_path, capsys):
+    assert run("evaluate", tmp_path / "x", *TINY) == 1
+    assert "collect and train first" in capsys.readouterr().err
+
+
+def test_the_dataset_of_a_run_is_the_collectors(finished):
+    dataset = TrajectoryDataset(finished / "dataset.npz")
+    assert dataset.n_episodes == 80 and dataset.metadata["env"] == "lunarlander"
