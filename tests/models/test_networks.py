@@ -106,8 +106,10 @@ def test_sinusoidal_embedding_of_time():
     embed = SinusoidalEmbedding(6, max_frequency=16.0)
     t = torch.tensor([0.0, 0.3, 1.0])
     frequencies = [1.0, 4.0, 16.0]
-    expected = [[math.sin(w * u) for w in frequencies] + [math.cos(w * u) for w in frequencies]
-                for u in (0.0, 0.3, 1.0)]
+    expected = [
+        [math.sin(w * u) for w in frequencies] + [math.cos(w * u) for w in frequencies]
+        for u in (0.0, 0.3, 1.0)
+    ]
     torch.testing.assert_close(embed(t), torch.tensor(expected), rtol=0, atol=1e-5)
     assert embed(torch.tensor(0.5)).shape == (6,)
 

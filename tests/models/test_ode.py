@@ -73,9 +73,7 @@ def test_log_density_of_a_matrix_field(solver):
     back = torch.linalg.matrix_exp(-matrix)
 
     def found(x):
-        return ode.log_density(
-            matrix_field(matrix), x, solver=solver, n_steps=64, tolerance=1e-10
-        )
+        return ode.log_density(matrix_field(matrix), x, solver=solver, n_steps=64, tolerance=1e-10)
 
     assert_density(found, lambda x: normal(x @ back.T) - matrix.trace(), points())
 
@@ -203,8 +201,10 @@ def test_evaluations_per_step_counts_the_calls(solver):
     assert len(calls) == ode.evaluations_per_step(solver)
 
 
-@pytest.mark.parametrize("ask", [ode.evaluations_per_step, lambda s: ode.integrate(
-    lambda t, y: y, points(), 0, 1, solver=s)])
+@pytest.mark.parametrize(
+    "ask",
+    [ode.evaluations_per_step, lambda s: ode.integrate(lambda t, y: y, points(), 0, 1, solver=s)],
+)
 def test_an_unknown_solver_lists_the_near_ones(ask):
     with pytest.raises(ConfigError, match="unknown solver 'rk5': did you mean .*dopri5"):
         ask("rk5")

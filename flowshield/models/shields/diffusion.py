@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowshield.errors import unknown_name
+from flowshield.errors import ConfigError, unknown_name
 from flowshield.models.checks import check_batch
 from flowshield.models.shields.continuous import ContinuousShield
 
@@ -142,6 +142,8 @@ class DiffusionShield(ContinuousShield):
         check_batch(state=(state, self.state_dim))
         context = self.field.encode(self.state_standardizer(state)).repeat(n_samples)
         steps = min(self.ddim_steps if n_steps is None else n_steps, self.n_timesteps)
+        if steps < 1:  # the noise itself would come back as if it were samples
+            raise ConfigError(f"n_steps: expected >= 1 DDIM steps, got {steps}")
         chosen = torch.linspace(self.n_timesteps - 1, 0, steps + 1, device=state.device).long()
         x = torch.randn(len(state) * n_samples, self.command_dim).to(state)
         for now, after in zip(self.times[chosen[:-1]], self.times[chosen[1:]], strict=True):

@@ -1,0 +1,296 @@
+"""Laws of the flow and diffusion shields that hold for any weights."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from flowshield.errors import ConfigError, ShapeError
+from flowshield.models import DiffusionShield, FlowMatchingShield
+from flowshield.models.shields.field import StateContext
+
+TYPES = (FlowMatchingShield, DiffusionShield)
+MEAN, VARIANCE = torch.tensor([0.4, -0.7]).double(), torch.tensor([0.3, 2.0]).double()
+
+
+def flow_schedule(t):
+    """Signal, noise and their rates: x_t = signal x_1 + noise x_0."""
+    return t, 1 - t, 1.0, -1.0
+
+
+def diffusion_schedule(t):
+    angle = math.pi / 2 * t
+    rate = math.pi / 2
+    return torch.sin(angle), torch.cos(angle), rate * torch.cos(angle), -rate * torch.sin(angle)
+
+
+SCHEDULES = {FlowMatchingShield: flow_schedule, DiffusionShield: diffusion_schedule}
+
+
+class GaussianField(nn.Module):
+    """What a perfect network would say where the whitened command is N(MEAN, VARIANCE).
+
+    v = E[d/dt x_t | x_t], by the conditional expectations of jointly Gaussian x_0, x_1, x_t.
+    """
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule = schedule
+
+    def encode(self, s):
+        one = torch.ones_like(s[:, :1])
+        location = torch.cat([0.5 * one, s[:, :1]], dim=1)
+        log_scale = torch.cat([-0.3 * one, 0.2 * one], dim=1)
+        return StateContext(s, location, log_scale, 0.8 * one[:, 0])
+
+    def forward(self, x, t, features):
+        t = t.unsqueeze(-1)
+        signal, noise, signal_rate, noise_rate = self.schedule(t)
+        variance = signal**2 * VARIANCE + noise**2
+        off = (x - signal * MEAN) / variance
+        return signal_rate * (MEAN + signal * VARIANCE * off) + noise_rate * noise * off
+
+    def with_divergence(self, x, t, features):
+        signal, noise, signal_rate, noise_rate = self.schedule(t)
+        variance = signal**2 * VARIANCE + noise**2
+        trace = ((signal_rate * signal * VARIANCE + noise_rate * noise) / variance).sum()
+        return self(x, t, features), trace.expand(len(x))
+
+
+def standardized(shield):
+    shield = shield.double().eval()
+    shield.state_standardizer.mean.copy_(torch.tensor([1.0, -2.0]))
+    shield.state_standardizer.std.copy_(torch.tensor([3.0, 0.5]))
+    shield.command_standardizer.mean.copy_(torch.tensor([120.0, 50.0]))
+    shield.command_standardizer.std.copy_(torch.tensor([60.0, 110.0]))
+    return shield
+
+
+def perfect(cls, **options):
+    shield = standardized(cls(2, hidden_dim=4, field_dim=4, n_layers=1, **options))
+    shield.field = GaussianField(SCHEDULES[cls])
+    return shield
+
+
+def random(cls, **options):
+    """Weights large enough that the density is far from a Gaussian."""
+    torch.manual_seed(2)
+    shield = cls(2, hidden_dim=16, field_dim=16, n_layers=2, time_embed_dim=8, **options)
+    for parameter in shield.field.parameters():
+        nn.init.normal_(parameter, std=0.2 if options.get("n_fourier") else 0.35)
+    return standardized(shield)
+
+
+def states():
+    return torch.tensor([[1.0, -2.0], [4.0, -1.5], [-3.0, -2.2]], dtype=torch.float64)
+
+
+def commands():
+    return torch.tensor([[130.0, 20.0], [180.0, 160.0], [60.0, -90.0]], dtype=torch.float64)
+
+
+def truth(state):
+    """The raw Gaussian that `perfect` shields model, by its mean and its triangular scale."""
+    z = (state - torch.tensor([1.0, -2.0])) / torch.tensor([3.0, 0.5])
+    location = torch.stack([torch.full_like(z[:, 0], 0.5), z[:, 0]], dim=1)
+    scale = torch.tensor([-0.3, 0.2]).double().exp()
+    shear = torch.tensor([[1.0, 0.0], [0.8, 1.0]]).double()
+    whitener = scale.diag() @ shear
+    units = torch.tensor([60.0, 110.0]).double()
+    mean = torch.tensor([120.0, 50.0]) + units * (location + MEAN @ whitener.T)
+    triangle = units.diag() @ whitener @ VARIANCE.sqrt().diag()
+    return torch.distributions.MultivariateNormal(mean, scale_tril=triangle)
+
+
+@pytest.mark.parametrize("cls", TYPES)
+@pytest.mark.parametrize(
+    ("solver", "n_steps", "tolerance"), [("rk4", 64, 1e-6), ("rk4", 8, 5e-3), ("dopri5", 8, 1e-4)]
+)
+def test_log_prob_of_a_perfect_network_is_exact_in_raw_units(cls, solver, n_steps, tolerance):
+    shield = perfect(cls, solver=solver, n_steps=n_steps)
+    command = commands().requires_grad_()
+    found, expected = shield.log_prob(states(), command), truth(states()).log_prob(command)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    gradients = [torch.autograd.grad(value.sum(), command)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("cls", TYPES)
+def test_samples_of_a_perfect_network_are_exact(cls):
+    shield = perfect(cls, n_steps=64)
+    generator = torch.Generator().manual_seed(0)
+    samples, log_prob = shield.sample_with_log_prob(states(), 40_000, generator)
+    distribution = truth(states())
+    expected = distribution.log_prob(samples.transpose(0, 1)).T
+    torch.testing.assert_close(log_prob, expected, rtol=0, atol=1e-5)
+    assert_moments(samples, distribution, 0.03)
+
+
+def assert_moments(samples, distribution, tolerance):
+    deviation = distribution.variance.sqrt()
+    assert float(((samples.mean(1) - distribution.mean) / deviation).abs().max()) < tolerance
+    for i in range(len(samples)):
+        scale = deviation[i].unsqueeze(1) * deviation[i]
+        error = (samples[i].T.cov() - distribution.covariance_matrix) / scale
+        assert float(error.abs().max()) < tolerance
+
+
+def test_ddim_of_a_perfect_network_nears_the_truth_at_first_order():
+    shield = perfect(DiffusionShield)
+    deviation = truth(states()[:1]).variance.sqrt()
+
+    def error(n_steps):
+        torch.manual_seed(0)
+        samples = shield.sample(states()[:1], 40_000, n_steps)
+        return float((samples.std(1) / deviation - 1).abs().max())
+
+    torch.manual_seed(0)
+    assert_moments(shield.sample(states(), 20_000, 1000), truth(states()), 0.04)
+    assert error(10) > 3 * error(100)
+
+
+@pytest.mark.parametrize("timestep", [1, 250, 600, 1000])
+def test_denoise_is_the_conditional_expectation(timestep):
+    shield = perfect(DiffusionShield)
+    noisy = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    # alpha-bar of the linear schedule of Ho et al., with its thousand betas
+    beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    signal = (1 - beta[:timestep]).prod()
+    gain = signal.sqrt() * VARIANCE / (signal * VARIANCE + 1 - signal)
+    found = shield.denoise(noisy, torch.full((3,), timestep), states())
+    expected = MEAN + gain * (noisy - signal.sqrt() * MEAN)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", TYPES)
+def test_the_path_starts_at_the_noise_ends_at_the_data_and_has_the_velocity_it_says(cls):
+    shield = cls(2, hidden_dim=4, field_dim=4, n_layers=1)
+    noise, data = torch.randn(2, 50, 2, dtype=torch.float64).unbind()
+    column = torch.ones(50, 1, dtype=torch.float64)
+    torch.testing.assert_close(shield._path(noise, data, 0 * column)[0], noise)
+    end = shield._path(noise, data, column)[0]
+    torch.testing.assert_close(end, data, rtol=0, atol=1e-3)  # sigma_min of the noise is left
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64).unsqueeze(1)
+    _, moved = torch.autograd.functional.jvp(
+        lambda u: shield._path(noise, data, u)[0], t, torch.ones_like(t)
+    )
+    torch.testing.assert_close(shield._path(noise, data, t)[1], moved)
+
+
+@pytest.mark.parametrize("cls", TYPES)
+def test_a_new_network_is_the_gaussian_of_its_whitening(cls):
+    torch.manual_seed(0)
+    shield = standardized(cls(2, hidden_dim=16, field_dim=8, n_layers=1))
+    context = shield.field.encode(shield.state_standardizer(states()))
+    z = context.whiten(shield.command_standardizer(commands()))
+    expected = -0.5 * (z * z).sum(1) - math.log(2 * math.pi) - context.log_scale.sum(1)
+    expected = expected - math.log(60.0 * 110.0)
+    torch.testing.assert_close(shield.log_prob(states(), commands()), expected)
+
+
+@pytest.mark.parametrize("cls", TYPES)
+@pytest.mark.parametrize("n_fourier", [0, 4])
+@torch.no_grad()
+def test_the_density_of_any_weights_integrates_to_1_in_raw_units(cls, n_fourier):
+    shield, state = random(cls, n_steps=24, n_fourier=n_fourier), states()[1:2]
+    samples = shield.sample_with_log_prob(state, 2000)[0][0]
+    middle, reach = samples.mean(0), 7 * samples.std(0)
+    axes = [torch.linspace(-1, 1, 110).double() * reach[i] + middle[i] for i in (0, 1)]
+    grid = torch.cartesian_prod(*axes)
+    density = shield.log_prob(state.expand(len(grid), 2), grid).exp()
+    area = float((axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0]))
+    assert float(density.sum()) * area == pytest.approx(1.0, abs=3e-3)
+    # and the samples are drawn from it
+    mean = (density.unsqueeze(1) * grid).sum(0) * area
+    deviation = ((density.unsqueeze(1) * (grid - mean) ** 2).sum(0) * area).sqrt()
+    assert float(((middle - mean) / deviation).abs().max()) < 0.1
+    assert float((samples.std(0) / deviation - 1).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("cls", TYPES)
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+def test_samples_come_with_their_own_log_prob(cls, solver):
+    shield = random(cls, solver=solver, n_steps=64)
+    samples, log_prob = shield.sample_with_log_prob(states(), 5)
+    again = shield.log_prob(states().repeat_interleave(5, 0), samples.reshape(-1, 2))
+    torch.testing.assert_close(log_prob.reshape(-1), again, rtol=0, atol=1e-4)
+    assert bool(log_prob.std() > 0.1)
+
+
+@pytest.mark.parametrize("cls", TYPES)
+def test_more_steps_settle_on_what_dopri5_says(cls):
+    coarse, fine = (random(cls).log_prob(states(), commands(), n) for n in (4, 64))
+    adaptive = random(cls, solver="dopri5").log_prob(states(), commands())
+    error = (fine - adaptive).abs().max()
+    assert bool(error < 1e-4) and bool(error < (coarse - adaptive).abs().max())
+
+
+@pytest.mark.parametrize("cls", TYPES)
+def test_one_generator_gives_every_state_the_same_noise(cls):
+    shield = random(cls)
+
+    def draw(state):
+        return shield.sample_with_log_prob(state, 4, torch.Generator().manual_seed(7))
+
+    together = draw(states())
+    assert torch.equal(together[0], draw(states())[0])
+    for i in range(3):
+        alone = draw(states()[i : i + 1])
+        torch.testing.assert_close(alone[0][0], together[0][i])
+        torch.testing.assert_close(alone[1][0], together[1][i])
+
+
+@pytest.mark.parametrize("cls", TYPES)
+def test_rows_do_not_mix(cls):
+    shield, order = random(cls), torch.tensor([2, 0, 1])
+    torch.testing.assert_close(
+        shield.log_prob(states()[order], commands()[order]),
+        shield.log_prob(states(), commands())[order],
+    )
+
+
+def test_velocity_is_the_field_at_raw_states():
+    shield = random(FlowMatchingShield)
+    g, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    features = shield.field.encode(shield.state_standardizer(states())).features
+    assert torch.equal(shield.velocity(g, t, states()), shield.field(g, t, features))
+
+
+@pytest.mark.parametrize("cls", TYPES)
+def test_sample_has_the_documented_shapes(cls):
+    shield = random(cls)
+    assert shield.sample(states()).shape == (3, 1, 2)
+    assert shield.sample(states(), 6, 3).shape == (3, 6, 2)
+    assert shield.sample_with_log_prob(states(), 6)[1].shape == (3, 6)
+    assert not torch.equal(shield.sample(states(), 6), shield.sample(states(), 6))
+
+
+@pytest.mark.parametrize("cls", TYPES)
+@pytest.mark.parametrize("n_steps", [0, -1])
+def test_no_steps_are_refused(cls, n_steps):
+    for ask in (
+        lambda: random(cls).log_prob(states(), commands(), n_steps),
+        lambda: random(cls).sample(states(), 2, n_steps),
+    ):
+        with pytest.raises(ConfigError, match=f"n_steps: expected >= 1.*got {n_steps}"):
+            ask()
+
+
+@pytest.mark.parametrize("cls", TYPES)
+def test_an_unknown_solver_is_refused_at_once(cls):
+    with pytest.raises(ConfigError, match="unknown solver 'rk44': did you mean 'rk4'"):
+        cls(2, solver="rk44")
+
+
+@pytest.mark.parametrize("cls", TYPES)
+def test_wrong_shapes_are_refused(cls):
+    shield = random(cls)
+    with pytest.raises(ShapeError, match=r"state: expected shape \[batch, 2\], got \[3, 3\]"):
+        shield.log_prob(torch.zeros(3, 3), commands())
+    with pytest.raises(ShapeError, match=r"command: expected shape \[batch, 2\], got \[2\]"):
+        shield.log_prob(states(), commands()[0])
+    with pytest.raises(ShapeError, match="command: expected 3 rows like the other, got 2"):
+        shield.log_prob(states(), commands()[:2])
+    with pytest.raises(ShapeError, match="unsqueeze"):
+        shield.sample(states()[0])
