@@ -1,0 +1,96 @@
+"""What the user's units are does not matter, for any of the shields, from the first step on."""
+
+import functools
+import math
+
+import pytest
+import torch
+
+from flowshield.models import DiffusionShield, FlowMatchingShield, QuantileShield
+
+TYPES = {
+    "flow_matching": functools.partial(FlowMatchingShield, field_dim=16),
+    "diffusion": functools.partial(DiffusionShield, field_dim=16),
+    "quantile": QuantileShield,
+}
+
+
+def data(n=400):
+    torch.manual_seed(3)
+    state = torch.randn(n, 3)
+    horizon = torch.randint(1, 60, (n,)) + 10.0 * (state[:, 0] > 0)
+    ret = 2 * horizon * state[:, 1] + 5 * torch.randn(n)
+    return state, torch.stack([horizon, ret], dim=1)
+
+
+def trained(name, state, command, horizon_noise=1.0, return_noise=1.0):
+    """The same seed and twenty steps, whatever the units."""
+    torch.manual_seed(0)
+    noises = {"horizon_noise": horizon_noise, "return_noise": return_noise}
+    shield = TYPES[name](3, hidden_dim=16, n_layers=2, **noises)
+    shield.fit_standardizers(state, command)
+    adam = torch.optim.Adam(shield.parameters(), lr=1e-2)
+    for _ in range(20):
+        adam.zero_grad()
+        shield.compute_loss(state, command).backward()
+        adam.step()
+    return shield.eval()
+
+
+# powers of two lose no digits, so that the two trainings are the same to the last bit
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize(("by_horizon", "by_return"), [(1, 8), (1, 1 / 64), (4, 1), (2, 16)])
+@torch.no_grad()
+def test_other_units_of_commands_shift_the_log_density(name, by_horizon, by_return):
+    state, command = data()
+    scale = torch.tensor([by_horizon, by_return])
+    with torch.enable_grad():
+        shield = trained(name, state, command)
+        scaled = trained(name, state, command * scale, by_horizon, by_return)
+    expected = shield.log_prob(state, command) - math.log(by_horizon) - math.log(by_return)
+    torch.testing.assert_close(scaled.log_prob(state, command * scale), expected)
+    draws = [
+        s.sample_with_log_prob(state[:5], 3, torch.Generator().manual_seed(0))[0]
+        for s in (shield, scaled)
+    ]
+    torch.testing.assert_close(draws[1], draws[0] * scale)
+
+
+@pytest.mark.parametrize("name", TYPES)
+@torch.no_grad()
+def test_other_units_of_states_change_nothing(name):
+    state, command = data()
+    scale = torch.tensor([8.0, 1 / 32, 256.0])
+    with torch.enable_grad():
+        shield, scaled = (trained(name, s, command) for s in (state, state * scale))
+    expected = shield.log_prob(state, command)
+    torch.testing.assert_close(scaled.log_prob(state * scale, command), expected)
+
+
+@pytest.mark.parametrize("name", TYPES)
+@torch.no_grad()
+def test_verdict_and_projection_do_not_depend_on_the_units(name):
+    state, command = data()
+    scale = torch.tensor([1.0, 8.0])
+    with torch.enable_grad():
+        shield, scaled = trained(name, state, command), trained(name, state, command * scale, 1, 8)
+    shield.calibrate(state, command, 0.1)
+    scaled.calibrate(state, command * scale, 0.1)
+    request = torch.tensor([[500.0, 900.0], [3.0, 400.0], [20.0, -700.0]])
+    found = shield.project_in_detail(state[:3], request)
+    other = scaled.project_in_detail(state[:3], request * scale)
+    assert torch.equal(found.changed, other.changed) and bool(found.changed.any())
+    torch.testing.assert_close(other.command, found.command * scale, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(other.distance, found.distance, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_dequantized_commands_keep_their_mean_and_get_the_stated_noise(name):
+    shield = TYPES[name](3, hidden_dim=4, horizon_noise=2.0, return_noise=3.0)
+    torch.manual_seed(0)
+    off = shield.dequantize(torch.tensor([[7.0, -20.0]]).expand(50_000, 2)) - torch.tensor(
+        [7.0, -20.0]
+    )
+    assert float(off[:, 0].abs().max()) <= 1.0 + 1e-5  # uniform, of width 2, about 0
+    assert off.std(0).tolist() == pytest.approx([2 / math.sqrt(12), 3.0], rel=0.02)
+    assert off.mean(0).tolist() == pytest.approx([0.0, 0.0], abs=0.06)
