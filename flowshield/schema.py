@@ -83,6 +83,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "projection.n_steps": _AT_LEAST_0,
     "projection.lr": _POSITIVE,
     "projection.horizon_weight": _AT_LEAST_0,
+    "projection.tolerance": _AT_LEAST_0,
     "shield.*.learning_rate": _POSITIVE,
     "shield.*.hidden_dim": _AT_LEAST_1,
     "shield.*.field_dim": _AT_LEAST_1,

@@ -29,12 +29,16 @@ class ProjectionSettings(NamedTuple):
         horizon_weight: Weight of the squared scaled horizon distance; the return's is 1. Who asks
             for (1000, 280) wants the return more than the exact number of steps, and the nearest
             point in plain distance may be a hovering episode that returns nothing.
+        tolerance: Samples this much farther than the nearest, scaled units, count as equally near;
+            of these the likeliest is taken. At the edge of what is supported the data are thinnest,
+            and an agent follows worst.
     """
 
     n_candidates: int = 32
-    n_steps: int = 1
+    n_steps: int = 0
     lr: float = 1.0
-    horizon_weight: float = 0.01
+    horizon_weight: float = 1e-4
+    tolerance: float = 0.05
 
     def replace(self, *, n_steps: int | None, lr: float | None) -> "ProjectionSettings":
         """The same settings with those that are not None replaced.
@@ -106,7 +110,7 @@ def nearest_supported(
     threshold: float,
     settings: ProjectionSettings,
 ) -> Projection:
-    """Projects requests onto {g : score(s, g) >= threshold}.
+    """Replaces requests outside {g : score(s, g) >= threshold} by near ones inside.
 
     Args:
         shield: Scores and samples commands.
@@ -129,7 +133,9 @@ def nearest_supported(
     )
     rows = (~supported).nonzero().squeeze(1)
     if len(rows) > 0:
-        found, found_score = _search(shield, state[rows], command[rows], threshold, settings)
+        found, found_score = _search(
+            shield, state[rows], command[rows], threshold + _MARGIN, settings
+        )
         result.command[rows] = found
         result.score[rows] = found_score
         result.supported[rows] = found_score >= threshold
@@ -143,17 +149,14 @@ def _search(
     shield: ScoredSampler,
     state: Tensor,
     request: Tensor,
-    threshold: float,
+    goal: float,
     settings: ProjectionSettings,
 ) -> tuple[Tensor, Tensor]:
     """The best command [rows, 2] for each request and its score [rows]."""
-    goal = threshold + _MARGIN
     candidates = _shortlist(shield, state, request, goal, settings)
     distances = _distances(shield, candidates, request, settings)
     scores = _scores(shield, state, candidates)
-    # the nearest that passes; where none does, the best supported
-    rank = torch.where(scores >= goal, distances, torch.inf)
-    best = torch.where(rank.isinf().all(dim=1), scores.argmax(dim=1), rank.argmin(dim=1))
+    best = _likeliest_of_the_nearest(scores, distances, goal, settings.tolerance)
     found, score = _pick(candidates, best), _pick(scores, best)
     reach = settings.lr
     for _ in range(settings.n_steps):
@@ -169,16 +172,31 @@ def _shortlist(
     goal: float,
     settings: ProjectionSettings,
 ) -> Tensor:
-    """The supported samples nearest to each request and the likeliest one, [rows, m, 2]."""
+    """The supported samples worth a recheck and the likeliest of all, [rows, m, 2]."""
     generator = torch.Generator(device=state.device).manual_seed(_SEED)
     samples, log_prob = shield.sample_with_log_prob(state, settings.n_candidates, generator)
     samples[..., 0].clamp_(min=1.0)  # a command asks for at least one step
     log_prob = torch.where(torch.isfinite(log_prob), log_prob, -torch.inf)
     distances = _distances(shield, samples, request, settings)
     distances = torch.where(log_prob >= goal, distances, torch.inf)
-    near = distances.topk(min(_SHORTLIST, samples.shape[1]), dim=1, largest=False).indices
-    chosen = torch.cat([near, log_prob.argmax(dim=1, keepdim=True)], dim=1)
+    # the near ones first, by likelihood, then the rest by distance
+    near = distances <= distances.min(dim=1, keepdim=True).values + settings.tolerance
+    likelihood_rank = log_prob.argsort(dim=1, descending=True).argsort(dim=1)
+    order = torch.where(near & distances.isfinite(), likelihood_rank - samples.shape[1], distances)
+    chosen = order.topk(min(_SHORTLIST, samples.shape[1]), dim=1, largest=False).indices
+    chosen = torch.cat([chosen, log_prob.argmax(dim=1, keepdim=True)], dim=1)
     return samples.gather(1, chosen.unsqueeze(-1).expand(-1, -1, samples.shape[-1]))
+
+
+def _likeliest_of_the_nearest(
+    scores: Tensor, distances: Tensor, goal: float, tolerance: float
+) -> Tensor:
+    """Which of the commands to take, [rows], from their scores and distances [rows, m]."""
+    passed = scores >= goal
+    distances = torch.where(passed, distances, torch.inf)
+    near = passed & (distances <= distances.min(dim=1, keepdim=True).values + tolerance)
+    # where none passes, the best supported of all
+    return torch.where(near | ~passed.any(dim=1, keepdim=True), scores, -torch.inf).argmax(dim=1)
 
 
 def _refine(
