@@ -7,10 +7,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from omegaconf import DictConfig
+import torch
+from omegaconf import DictConfig, OmegaConf
 
 from flowshield import __version__
+from flowshield.config import compose
 from flowshield.errors import FlowshieldError
+from flowshield.evaluation import detection_table, results_table
 from flowshield.pipeline import collect, evaluate, run, train
 from flowshield.progress import Reporter
 from flowshield.run_folder import RunFolder, load_config
@@ -69,13 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(command: str, overrides: list[str], reporter: Reporter, typed: str) -> None:
     if command == "config":
-        from omegaconf import OmegaConf
-
-        from flowshield.config import compose
-
         reporter.line(OmegaConf.to_yaml(compose("run", overrides)).rstrip())
         return
     config, folder = load_config(overrides)
+    torch.set_num_threads(config.n_threads)
     reporter.stage(command, f"run folder {folder.path} (to go on later: run_dir={folder.path})")
     if command == "collect":
         collect(config, folder, reporter)
@@ -88,8 +88,6 @@ def _dispatch(command: str, overrides: list[str], reporter: Reporter, typed: str
 def _finish(
     command: str, config: DictConfig, folder: RunFolder, reporter: Reporter, typed: str
 ) -> None:
-    from flowshield.evaluation import detection_table, results_table
-
     step = run if command == "run" else evaluate
     results = step(config, folder, reporter, typed)
     reporter.table(results_table(results))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from flowshield import __version__
+from flowshield.atomic import atomic_write
 from flowshield.data import DataCollector, TrajectoryDataset
 from flowshield.envs import make_env
 from flowshield.errors import ConfigError, DataError
@@ -20,6 +21,7 @@ from flowshield.evaluation import (
     cell_record,
     dataset_record,
     evaluate_agent,
+    markdown_table,
     plot_calibration,
     plot_ood_detection,
     plot_projection,
@@ -184,6 +186,8 @@ def evaluate(
         records = _shield_records(config, reporter, shields, parts["test"])
     results = _results(config, folder, command, dataset, parts, cells, records)
     write_json(folder.results, results)
+    with atomic_write(folder.table) as file:
+        file.write(markdown_table(results).encode())
     figures = _figures(results, config, shields, parts["test"])
     for name, figure in figures.items():
         folder.figures.mkdir(parents=True, exist_ok=True)

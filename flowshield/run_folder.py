@@ -36,6 +36,7 @@ class RunFolder:
         self.figures = path / "figures"
         self.timings = path / "timings.json"
         self.results = path / "results.json"
+        self.table = path / "table.md"
         self.report = path / "report.html"
 
     def model(self, name: str) -> Path:

@@ -61,6 +61,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "learning_rate": _POSITIVE,
     "checkpoint_every": _AT_LEAST_1,
     "num_workers": _AT_LEAST_0,
+    "n_threads": _AT_LEAST_1,
     "data.n_episodes": _AT_LEAST_1,
     "data.split.*": _INSIDE_0_1,
     "evaluation.n_episodes": _AT_LEAST_1,

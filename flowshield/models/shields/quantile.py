@@ -23,9 +23,9 @@ class QuantileShield(BaseShield):
 
     Quantile regression (Koenker & Bassett 1978) of H given s and of R given (s, H): R is predicted
     from s and H alone. The grid defines a density: constant between neighbouring quantiles, with
-    exponential tails that hold 1/(2K) of the mass each and fall off at the scale of the whole grid: the
-    gap at its end is the least certain of all, and would make a held-out command a little outside
-    it next to impossible. Its conformal
+    exponential tails that hold 1/(2K) of the mass each and fall off at the scale of the whole
+    grid (the gap at its end is the least certain of all, and would make a held-out command a little
+    outside it next to impossible). Its conformal
     threshold makes it a conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222)
     with the log-density as its score.
 
