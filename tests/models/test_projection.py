@@ -62,13 +62,7 @@ class TwoDiscs(Disc):
 
 def exactly(**options):
     """Settings that take the nearest, with nothing traded for it."""
-    settings = ProjectionSettings(**{"horizon_weight": 1.0, "n_steps": 3, **options})
-    return settings._replace(tolerance=0.0) if hasattr(settings, "tolerance") else settings
-
-
-def slack(settings):
-    """By how much a settings' choice may lie beyond the nearest candidate, scaled units."""
-    return getattr(settings, "tolerance", 0.0) + 1e-5
+    return ProjectionSettings(**{"horizon_weight": 1.0, "n_steps": 3, "tolerance": 0.0, **options})
 
 
 def requests(n=40, seed=0):
@@ -193,7 +187,31 @@ def test_it_is_never_farther_than_the_nearest_supported_candidate(settings):
         settings.horizon_weight,
     )
     nearest = torch.where(supported, distances, torch.inf).min(dim=1).values
-    assert bool((found.distance[rows] <= nearest + slack(settings)).all())
+    assert bool((found.distance[rows] <= nearest + settings.tolerance + 1e-5).all())
+
+
+def test_of_the_equally_near_candidates_the_likeliest_is_taken():
+    disc, (state, command) = Disc(), requests()
+    nearest, traded = (
+        nearest_supported(
+            disc, state, command, THRESHOLD, exactly(n_candidates=500, n_steps=0, tolerance=far)
+        )
+        for far in (0.0, 0.2)
+    )
+    assert bool((traded.distance <= nearest.distance + 0.2 + 1e-5).all())
+    assert bool((traded.distance >= nearest.distance - 1e-5).all())
+    assert bool((traded.score >= nearest.score - 1e-5).all())
+    rows = traded.changed.nonzero().squeeze(1)
+    assert bool((traded.score > nearest.score + 0.01)[rows].float().mean() > 0.5)
+    # none that is near enough would have been likelier
+    n = disc.samples.shape[1]
+    scores = disc.score(state[rows].repeat_interleave(n, 0), disc.samples.reshape(-1, 2))
+    distances = scaled_distance(
+        disc.samples, command[rows].unsqueeze(1), disc.command_standardizer, 1.0
+    )
+    near = distances <= nearest.distance[rows].unsqueeze(1) + 0.2 - 1e-5
+    best = torch.where(near, scores.view(-1, n), -torch.inf).max(dim=1).values
+    assert bool((traded.score[rows] >= best - 1e-5).all())
 
 
 @pytest.mark.parametrize("horizon_weight", [1.0, 0.01])
@@ -324,9 +342,10 @@ def test_settings_out_of_range_are_refused(asked, words):
     shield, states, commands = random_shield("quantile")
     with pytest.raises(ConfigError, match=words):
         shield.project(states, commands, **asked)
-    shield.projection = shield.projection._replace(n_candidates=0)
-    with pytest.raises(ConfigError, match="n_candidates >= 1"):
-        shield.project(states, commands)
+    for name, bad in (("n_candidates", 0), ("horizon_weight", -0.1), ("tolerance", -0.1)):
+        shield.projection = ProjectionSettings()._replace(**{name: bad})
+        with pytest.raises(ConfigError, match=f"{name} >= .*{name}={bad}"):
+            shield.project(states, commands)
 
 
 def test_wrong_shapes_are_refused():

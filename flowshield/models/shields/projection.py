@@ -54,6 +54,8 @@ class ProjectionSettings(NamedTuple):
             raise ConfigError(
                 f"expected n_candidates >= 1, n_steps >= 0 and 0 < lr <= 1, got {new}"
             )
+        if not (new.horizon_weight >= 0.0 and new.tolerance >= 0.0):
+            raise ConfigError(f"expected horizon_weight >= 0 and tolerance >= 0, got {new}")
         return new
 
 
