@@ -72,21 +72,27 @@ class TransitionTensors:
         Returns:
             States [batch, state_dim], actions [batch, action_dim] and commands [batch, 2].
         """
-        return self.states[indices], self.actions[indices], self._commands_at(indices)
+        return _rows(self.states, indices), _rows(self.actions, indices), self._commands_at(indices)
 
     def pairs(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Gathers states [batch, state_dim] and commands [batch, 2]; see `batch`."""
-        return self.states[indices], self._commands_at(indices)
+        return _rows(self.states, indices), self._commands_at(indices)
 
     def _commands_at(self, indices: torch.Tensor) -> torch.Tensor:
-        remaining = self.commands[indices]
+        remaining = _rows(self.commands, indices)
         if self.mode == "remaining":
             return remaining
         horizon, total = remaining.unbind(-1)
         chance = torch.rand(horizon.shape, device=self.device, generator=self._generator)
         # The product may round up to the horizon itself, one step past the episode's last.
         ahead = torch.minimum((chance * horizon).floor(), horizon - 1)
-        return torch.stack([ahead + 1, total - self._return_after[indices + ahead.long()]], dim=-1)
+        after = _rows(self._return_after, indices + ahead.long())
+        return torch.stack([ahead + 1, total - after], dim=-1)
+
+
+def _rows(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    # on CPUs several times as fast as tensor[indices], which admits what rows do not need
+    return tensor.index_select(0, indices)
 
 
 def checked_device(device: str | torch.device) -> torch.device:

@@ -22,9 +22,15 @@ def save_payload(path: str | os.PathLike[str], kind: str, payload: dict[str, Any
         path: The file, by custom `.pt`.
         kind: What the file is ("agent", "shield", "checkpoint"); `load_payload` insists on it.
         payload: Tensors, numbers, strings, and lists and dicts of these.
+
+    Raises:
+        OSError: The folder cannot be written to, or the disk is full; an old file stays.
     """
+    # by way of memory: on a full disk torch.save raises a RuntimeError about file positions
+    buffer = io.BytesIO()
+    torch.save({"format_version": FORMAT_VERSION, "kind": kind, **payload}, buffer)
     with atomic_write(path) as file:
-        torch.save({"format_version": FORMAT_VERSION, "kind": kind, **payload}, file)
+        file.write(buffer.getbuffer())
 
 
 def load_payload(

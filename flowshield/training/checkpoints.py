@@ -10,6 +10,7 @@ import torch
 from flowshield.models.agent import UDRLAgent
 from flowshield.models.serialization import load_payload, save_payload
 from flowshield.models.shields import BaseShield
+from flowshield.training.device import resolve_device
 
 
 def save_checkpoint(
@@ -56,9 +57,11 @@ def load_checkpoint(
         for `optimizer.load_state_dict`, or None), "epoch" (int).
 
     Raises:
+        ConfigError: There is no such device.
         FileNotFoundError: There is no such file.
         FileFormatError: The file is truncated, foreign or of another version.
     """
+    device = resolve_device(str(device))
     content = load_payload(path, "checkpoint", device=device)
     agent, shield = content["agent"], content["shield"]
     return {

@@ -18,10 +18,16 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from error
+        raise _unknown(name) from error
+    if device.type not in ("cpu", "cuda"):
+        raise _unknown(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device: {name!r} asked for, but this machine has {torch.cuda.device_count()} usable "
             "CUDA devices; use device=auto or device=cpu"
         )
     return device
+
+
+def _unknown(name: str) -> ConfigError:
+    return ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")

@@ -5,8 +5,10 @@ __all__ = ["FitResult", "FitSettings", "Rows", "fit"]
 import copy
 import math
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +19,12 @@ from torch import Tensor, nn
 from flowshield.errors import ConfigError, DataError
 from flowshield.models.serialization import load_payload, save_payload
 from flowshield.training.early_stopping import EarlyStopping
+from flowshield.training.flat_parameters import FlatParameters
 from flowshield.training.learning_rate import LearningRateScheduler
 from flowshield.training.step import GraphedStep, TrainingStep
 from flowshield.training.worker import InProcessWorker, Objective, Worker
 
+_IDENTITY_ROWS = 1024  # evenly spaced rows that tell one dataset from another
 _VALIDATION_ROWS = 4096  # evenly spaced held-out rows: enough to rank epochs by
 _VALIDATION_SEED = 1  # the same noise in every epoch, so that epochs differ by their weights alone
 
@@ -121,19 +125,21 @@ def fit(
         ConfigError: last.pt was written with other settings or other data.
     """
     loop = _FitLoop(model, train, validation, settings, worker or InProcessWorker())
-    if checkpoint_dir is not None and resume and (checkpoint_dir / "last.pt").exists():
-        loop.load(checkpoint_dir / "last.pt")
-        for record in loop.history:
-            if on_epoch is not None:
-                on_epoch(record)
-    device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        while not loop.finished:
-            record = loop.run_epoch()
-            if on_epoch is not None:
-                on_epoch(record)
-            if checkpoint_dir is not None and loop.worker.rank == 0:
-                loop.save(checkpoint_dir)
+    with torch.random.fork_rng(devices=[loop.device] if loop.device.type == "cuda" else []):
+        try:
+            if checkpoint_dir is not None and resume and (checkpoint_dir / "last.pt").exists():
+                loop.load(checkpoint_dir / "last.pt")
+                for record in loop.history:
+                    if on_epoch is not None:
+                        on_epoch(record)
+            while not loop.finished:
+                record = loop.run_epoch()
+                if on_epoch is not None:
+                    on_epoch(record)
+                if checkpoint_dir is not None and loop.worker.rank == 0:
+                    loop.save(checkpoint_dir)
+        finally:
+            loop.parameters.release()
     return loop.result()
 
 
@@ -153,20 +159,23 @@ class _FitLoop:
                 f"expected training and validation rows, got {len(train)} and {len(validation)}: "
                 "collect more episodes"
             )
+        if settings.batch_size < 1:
+            raise ConfigError(f"batch_size: expected at least 1, got {settings.batch_size}")
         self.model, self.train, self.validation = model, train, validation
         self.settings, self.worker = settings, worker
         self.device = next(model.parameters()).device
         self.batch_size = min(settings.batch_size, len(train))
         self.n_steps = len(train) // self.batch_size
         self.objective = worker.prepare(Objective(model))
-        self.optimizer = _make_optimizer(model, settings, self.device)
+        # the model whose weights are judged and kept: the moving average where there is one
+        self.judged = model if settings.ema_decay is None else copy.deepcopy(model)
+        self.parameters = FlatParameters(self.objective)
+        self.optimizer = _make_optimizer(self.parameters.vector, settings)
         arguments = dict(settings.scheduler)
         self.scheduler = LearningRateScheduler(
             self.optimizer, arguments.pop("type"), n_epochs=settings.n_epochs, **arguments
         )
         self.stopping = EarlyStopping(settings.patience, settings.min_delta)
-        # the model whose weights are judged and kept: the moving average where there is one
-        self.judged = model if settings.ema_decay is None else copy.deepcopy(model)
         self.step = self._make_step()
         self.epoch = 0
         self.stopped = False
@@ -208,7 +217,7 @@ class _FitLoop:
         shuffle = torch.Generator(device=self.device)
         shuffle.manual_seed(_epoch_seed(self.settings.seed, self.epoch, -1))
         order = torch.randperm(len(self.train), generator=shuffle, device=self.device)
-        torch.manual_seed(_epoch_seed(self.settings.seed, self.epoch, self.worker.rank))
+        self._seed_noise(_epoch_seed(self.settings.seed, self.epoch, self.worker.rank))
         for i in range(self.n_steps):
             self.scheduler.step(self.epoch + i / self.n_steps)
             batch = order[i * self.batch_size : (i + 1) * self.batch_size]
@@ -222,13 +231,18 @@ class _FitLoop:
     @torch.no_grad()
     def _validate(self) -> float:
         self.judged.eval()
-        torch.manual_seed(_VALIDATION_SEED)
-        n = min(len(self.validation), _VALIDATION_ROWS)
-        rows = torch.linspace(0, len(self.validation) - 1, n, device=self.device).long()
-        batch = self.validation.batch(rows)
+        self._seed_noise(_VALIDATION_SEED)
+        batch = _spread(self.validation, _VALIDATION_ROWS, self.device)
         loss: Tensor = self.judged.validation_loss(*batch)  # type: ignore[operator]
         # every rank must come to the same decision to stop, or the others wait for ever
         return float(self.worker.mean(loss))
+
+    def _seed_noise(self, seed: int) -> None:
+        """Seeds what `fork_rng` puts back; torch.manual_seed would seed every other GPU too."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
 
     def _keep_best(self, train_loss: float, validation_loss: float) -> None:
         if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
@@ -245,17 +259,17 @@ class _FitLoop:
 
     def _make_step(self) -> TrainingStep | GraphedStep:
         settings = self.settings
-        averaged: list[Tensor] | None = None
+        averaged: Tensor | None = None
         if self.judged is not self.model:
-            averaged = list(self.judged.parameters())
+            averaged = FlatParameters(self.judged).vector.detach()
         step = TrainingStep(
             self.objective,
             self.train.batch,
+            self.parameters,
             self.optimizer,
             gradient_clip=settings.gradient_clip,
             averaged=averaged,
             ema_decay=settings.ema_decay,
-            device=self.device,
         )
         if not settings.cuda_graph:
             return step
@@ -277,11 +291,13 @@ class _FitLoop:
 
     def load(self, path: Path) -> None:
         state = load_payload(path, "fit", device=self.device)
-        for key, value in self._identity().items():
-            if state["identity"].get(key) != value:
+        written, ours = state["identity"], self.identity
+        for key in {**ours, **written}:
+            if written.get(key) != ours.get(key):
                 raise ConfigError(
-                    f"{path} was written with {key}={state['identity'].get(key)!r}, this fit has "
-                    f"{value!r}: use the settings it was started with, or another folder"
+                    f"{path} was written with {key}={written.get(key)!r}, this fit has "
+                    f"{ours.get(key)!r}: use the settings and data it was started with, or another "
+                    "folder"
                 )
         self.model.load_state_dict(state["model"])
         self.judged.load_state_dict(state["judged"])
@@ -294,7 +310,7 @@ class _FitLoop:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "identity": self._identity(),
+            "identity": self.identity,
             "model": self.model.state_dict(),
             "judged": self.judged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -308,25 +324,45 @@ class _FitLoop:
             "stopped": self.stopped,
         }
 
-    def _identity(self) -> dict[str, Any]:
+    @cached_property
+    def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on with the fit that goes on from it."""
         settings = asdict(self.settings)
-        settings["scheduler"] = dict(settings["scheduler"])
-        return {**settings, "training rows": len(self.train)}
+        del settings["checkpoint_every"]  # changes nothing about the weights
+        sections = {
+            "scheduler": settings.pop("scheduler"),
+            "model": getattr(self.model, "hyperparameters", {}),
+            "training rows": self._describe(self.train),
+            "validation rows": self._describe(self.validation),
+        }
+        for section, content in sections.items():
+            settings.update({f"{section}.{key}": value for key, value in content.items()})
+        return settings
+
+    def _describe(self, rows: Rows) -> dict[str, int]:
+        self._seed_noise(_VALIDATION_SEED)  # rows may draw their commands
+        parts = _spread(rows, _IDENTITY_ROWS, self.device)
+        content = b"".join(part.cpu().numpy().tobytes() for part in parts)
+        return {"number": len(rows), "checksum": zlib.crc32(content)}
 
 
-def _make_optimizer(
-    model: nn.Module, settings: FitSettings, device: torch.device
-) -> torch.optim.Optimizer:
+def _spread(rows: Rows, at_most: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Some rows at even distances, from the first to the last."""
+    n = min(len(rows), at_most)
+    places = torch.linspace(0, len(rows) - 1, n, dtype=torch.float64, device=device)
+    return rows.batch(places.long())
+
+
+def _make_optimizer(vector: nn.Parameter, settings: FitSettings) -> torch.optim.Optimizer:
     rate: float | Tensor = settings.learning_rate
     if settings.cuda_graph:
-        rate = torch.tensor(rate, device=device)
+        rate = torch.tensor(rate, device=vector.device)
     return torch.optim.AdamW(
-        model.parameters(),
+        [vector],
         lr=rate,
         weight_decay=settings.weight_decay,
         fused=True,
-        capturable=settings.cuda_graph and device.type == "cuda",
+        capturable=settings.cuda_graph and vector.device.type == "cuda",
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from flowshield.training.flat_parameters import FlatParameters
+
 Fetch = Callable[[Tensor], tuple[Tensor, ...]]
 
 
@@ -18,42 +20,42 @@ class TrainingStep:
     Args:
         objective: Maps a batch to a scalar loss.
         fetch: Maps row indices [batch], on the device, to a batch.
-        optimizer: Steps the objective's parameters.
+        parameters: The objective's parameters.
+        optimizer: Steps `parameters.vector`.
         gradient_clip: Largest gradient norm, or None.
-        averaged: Parameters of the exponential moving average, in the objective's order, or None.
+        averaged: Exponential moving average of `parameters.vector`, or None.
         ema_decay: Its decay a step.
-        device: Where the sums are kept.
     """
 
     def __init__(
         self,
         objective: nn.Module,
         fetch: Fetch,
+        parameters: FlatParameters,
         optimizer: torch.optim.Optimizer,
         *,
         gradient_clip: float | None,
-        averaged: list[Tensor] | None,
+        averaged: Tensor | None,
         ema_decay: float | None,
-        device: torch.device,
     ) -> None:
-        self.objective, self.fetch, self.optimizer = objective, fetch, optimizer
+        self.objective, self.fetch = objective, fetch
+        self.parameters, self.optimizer = parameters, optimizer
         self.gradient_clip, self.averaged, self.ema_decay = gradient_clip, averaged, ema_decay
-        self.parameters: list[Tensor] = [p for p in objective.parameters() if p.requires_grad]
-        self.loss_sum = torch.zeros((), device=device)
-        self.gradient_norm_sum = torch.zeros((), device=device)
+        self.loss_sum = torch.zeros((), device=parameters.vector.device)
+        self.gradient_norm_sum = torch.zeros_like(self.loss_sum)
 
     def __call__(self, indices: Tensor) -> None:
         """Trains on the rows `indices` [batch]."""
-        self.optimizer.zero_grad(set_to_none=True)
         loss: Tensor = self.objective(*self.fetch(indices))
         loss.backward()  # type: ignore[no-untyped-call]
+        vector = self.parameters.vector
+        self.parameters.take_gradients()
         if self.gradient_clip is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
-            self.gradient_norm_sum += norm
+            self.gradient_norm_sum += nn.utils.clip_grad_norm_(vector, self.gradient_clip)
         self.optimizer.step()
         if self.averaged is not None and self.ema_decay is not None:
             with torch.no_grad():
-                torch._foreach_lerp_(self.averaged, self.parameters, 1.0 - self.ema_decay)
+                self.averaged.lerp_(vector, 1.0 - self.ema_decay)
         self.loss_sum += loss.detach()
 
     def take_sums(self) -> tuple[Tensor, Tensor]:
@@ -108,8 +110,6 @@ class GraphedStep:
         self.seen += 1
 
     def _capture(self) -> None:
-        # gradients must be allocated inside the graph's own memory pool
-        self.step.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.step(self.indices)

@@ -97,7 +97,8 @@ class Trainer:
             )
         )
         agent.fit_standardizers(train.states, train.commands)
-        self._fit("agent", agent, train, validation, n_epochs or self.config.n_epochs)
+        epochs = self.config.n_epochs if n_epochs is None else n_epochs
+        self._fit("agent", agent, train, validation, epochs)
         return agent
 
     def train_shield(
@@ -121,7 +122,7 @@ class Trainer:
             ConfigError: The type is unknown.
             DataError: Too few calibration episodes for `calibration.alpha`.
         """
-        shield_type = shield_type or next(iter(self.config.shield))
+        shield_type = shield_type or self._first_shield()
         settings = _plain(shield_settings(self.config, shield_type))
         learning_rate = settings.pop("learning_rate")
         parts = self.split(dataset)
@@ -133,7 +134,7 @@ class Trainer:
         )
         shield.projection = ProjectionSettings(**self.config.projection)
         shield.fit_standardizers(train.tensors.states, train.tensors.commands)
-        epochs = n_epochs or self.config.shield_epochs
+        epochs = self.config.shield_epochs if n_epochs is None else n_epochs
         self._fit(shield_type, shield, train, validation, epochs, learning_rate)
         self.calibrate(shield, parts["calibration"])
         return shield
@@ -150,7 +151,14 @@ class Trainer:
 
         Returns:
             (agent, shield); None for what was not trained.
+
+        Raises:
+            ConfigError: The config names no shield.
+            DataError: Too few calibration episodes for `calibration.alpha`.
         """
+        if train_shield:  # what would refuse the shield shall not wait for the agent
+            self._first_shield()
+            self._check_calibration(self.split(dataset)["calibration"])
         agent = self.train_udrl(dataset) if train_udrl else None
         shield = self.train_shield(dataset) if train_shield else None
         return agent, shield
@@ -222,6 +230,11 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             return make().to(self.device)
+
+    def _first_shield(self) -> str:
+        for shield_type in self.config.shield:
+            return str(shield_type)
+        raise ConfigError("shield: the config names none: add one, such as shield=flow_matching")
 
     def _check_calibration(self, episodes: TrajectoryDataset) -> None:
         """Refuses before an hour of training what calibration would refuse after it."""
