@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+_TABLE_WIDTH = 110
 _PLAIN_SECONDS = 10.0  # between two progress lines where there is no terminal
 
 
@@ -53,6 +54,8 @@ class Reporter:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
+        # a table cut off at 80 columns in a log file says nothing
+        self.console.width = max(self.console.width, _TABLE_WIDTH)
 
     def line(self, text: str) -> None:
         """Prints one line as it is."""

@@ -1,0 +1,56 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flowshield.cli import _parser
+from flowshield.config import compose
+from flowshield.evaluation import markdown_table
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_two_commands_stand_as_promised():
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert lines.count("pip install -c constraints.txt -e . && flowshield run") == 1
+    assert lines.count('pip install -c constraints.txt -e ".[test]" && pytest') == 1
+
+
+def test_every_flowshield_line_parses_and_composes():
+    lines = [line.split("#")[0].split() for block in blocks("bash") for line in block.splitlines()]
+    ours = [words for words in lines if words and words[0] == "flowshield"]
+    assert ours
+    for words in ours:
+        compose("run", _parser().parse_args(words[1:]).overrides)
+
+
+@pytest.mark.slow
+def test_the_python_example_runs_as_it_stands(tmp_path):
+    (example,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert "supported: False" in done.stdout
+    assert "without the shield" in done.stdout and "with it" in done.stdout
+
+
+@pytest.mark.parametrize("behaviour", ["expert", "mixed"])
+def test_the_tables_are_those_of_the_committed_results(behaviour):
+    results = json.loads((ROOT / "docs" / "results" / f"{behaviour}.json").read_text())
+    assert markdown_table(results) in README
+    assert f"behaviour={behaviour}" in results["command"]
+    assert min(cell["n_episodes"] for cell in results["cells"]) >= 100
+
+
+def test_the_picture_is_there():
+    for path in re.findall(r"\]\((docs/[^)]+)\)", README):
+        assert (ROOT / path).stat().st_size > 0
