@@ -9,7 +9,7 @@ from torch import nn
 from flowshield.errors import ConfigError, DataError
 from flowshield.models.serialization import load_payload
 from flowshield.training import FitSettings, fit
-from flowshield.training.learning_rate import SCHEDULES
+from flowshield.training.learning_rate import SCHEDULES, LearningRateScheduler
 
 WEIGHT, BIAS = torch.tensor([[2.0, -1.0]]), 0.5
 SETTINGS = FitSettings(
@@ -166,9 +166,10 @@ def test_a_resumed_fit_ends_as_an_unbroken_one(tmp_path, schedule, ema_decay):
     assert_equal(last["judged"], expected_last["judged"])
 
 
-def test_early_stopping_goes_on_from_where_it_was(tmp_path):
+def test_early_stopping_and_plateau_go_on_from_where_they_were(tmp_path):
     losses = [5.0, 4.0, 4.0, 4.0, 4.0, 4.0]
-    settings = replace(SETTINGS, n_epochs=20, patience=3, checkpoint_every=1)
+    plateau = {"type": "plateau", "patience": 0, "step_factor": 0.5}
+    settings = replace(SETTINGS, n_epochs=20, patience=3, checkpoint_every=1, scheduler=plateau)
     expected = fit(Scripted(losses), Table(40), Table(8), settings)
     with pytest.raises(Killed):
         fit(
@@ -183,6 +184,8 @@ def test_early_stopping_goes_on_from_where_it_was(tmp_path):
     found = fit(Scripted(losses[3:]), Table(40), Table(8), settings, **arguments)
     assert untimed(found.history) == untimed(expected.history)
     assert found.stopped_early and len(found.history) == 5
+    rates = [record["learning_rate"] / 0.02 for record in found.history]
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.25, 0.125])
     again = fit(Scripted([]), Table(40), Table(8), settings, **arguments)  # no epoch is left to do
     assert again == found
 
@@ -337,11 +340,14 @@ def test_early_stopping_stops():
 
 
 def test_the_users_random_state_is_untouched():
-    before = torch.get_rng_state()
-    fit(Line(noise=0.5), Table(40), Table(8), SETTINGS)
-    with pytest.raises(DataError):
-        fit(Breaking(3), Table(40), Table(8), SETTINGS)
-    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(20)
+        before = torch.get_rng_state()
+        fit(Line(noise=0.5), Table(40), Table(8), SETTINGS)
+        assert torch.equal(torch.get_rng_state(), before)
+        with pytest.raises(DataError):
+            fit(Breaking(3), Table(40), Table(8), SETTINGS)
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_seed_alone_decides_the_weights():
@@ -362,6 +368,29 @@ def test_validation_does_not_influence_training(tmp_path):
     a, b = (load_payload(tmp_path / name / "last.pt", "fit")["model"] for name in "ab")
     assert_equal(a, b)
     assert histories[0] == histories[1]
+
+
+def test_epochs_are_judged_with_the_same_noise():
+    """Weights that stand still have a validation loss that stands still."""
+    settings = replace(SETTINGS, learning_rate=1e-30)
+    history = fit(Line(noise=0.5), Table(40), Table(8), settings).history
+    assert len({record["validation_loss"] for record in history}) == 1
+    assert len({record["train_loss"] for record in history}) == SETTINGS.n_epochs
+
+
+def test_the_rate_follows_its_schedule_step_by_step(monkeypatch):
+    asked = []
+    step = LearningRateScheduler.step
+
+    def spy(scheduler, epoch, val_loss=None):
+        asked.append((epoch, val_loss))
+        step(scheduler, epoch, val_loss)
+
+    monkeypatch.setattr(LearningRateScheduler, "step", spy)
+    fit(Scripted([7.0, 6.0]), Table(64), Table(8), replace(SETTINGS, n_epochs=2))
+    quarters = [(0.0, None), (0.25, None), (0.5, None), (0.75, None)]
+    later = [(epoch + 1, loss) for epoch, loss in quarters]
+    assert asked == [*quarters, (1, 7.0), *later, (2, 6.0)]
 
 
 def test_every_epoch_takes_every_row_once_in_an_order_of_its_own():
