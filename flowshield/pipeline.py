@@ -127,6 +127,7 @@ def _train_one(
     dataset: TrajectoryDataset,
 ) -> None:
     n_epochs = config.n_epochs if name == "agent" else config.shield_epochs
+    reporter.stage("train", f"{name}: up to {n_epochs} epochs, checkpoints in {folder.checkpoints}")
     with _timed(folder, "train"), reporter.bar(f"{name}: epochs", n_epochs) as bar:
         trainer = Trainer(
             config,

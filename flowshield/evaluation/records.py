@@ -38,7 +38,7 @@ def dataset_record(
     returns, metadata = dataset.episode_returns, dataset.metadata
     return {
         "env": metadata.get("env"),
-        "behaviour": metadata.get("behaviour"),
+        "behaviour": _behaviours(dataset),
         "seed": metadata.get("seed"),
         "n_episodes": dataset.n_episodes,
         "n_transitions": len(dataset),
@@ -77,6 +77,7 @@ def cell_record(cell: Cell, unshielded_returns: Sequence[float] | None) -> dict[
         "return_std": float(np.std(returns)),
         "worst_5_percent": worst_share_mean(returns),
         "crash_rate": None if crashed is None else float(np.mean(crashed)),
+        "commanded_minus_achieved": cell.command[1] - interval.mean,
         "length_mean": steps / len(returns),
         "flagged_rate": sum(e.flagged_steps for e in cell.episodes) / steps if shielded else None,
         "flagged_at_start": float(np.mean([e.flagged_at_start for e in cell.episodes]))
@@ -130,6 +131,16 @@ def shield_record(
         "test_nll": _test_nll(shield, test, n_states, seed),
         "roc": _thinned(roc.false_positive_rate, roc.true_positive_rate),
     }
+
+
+def _behaviours(dataset: TrajectoryDataset) -> str:
+    """The behaviours that were drawn and their shares, the most frequent first."""
+    names, counts = np.unique(np.asarray(dataset.behaviours, dtype=str), return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    shares = (
+        f"{counts[i] / counts.sum():.0%} {names[i].replace('_', ' ') or 'unnamed'}" for i in order
+    )
+    return ", ".join(shares)
 
 
 def _by_level(shield: BaseShield, scores: NDArray[np.float64]) -> list[dict[str, float]]:
