@@ -77,7 +77,7 @@ def test_a_run_leaves_everything_it_promises(finished):
     assert not list(finished.rglob(".*"))  # no temporary file is left
 
 
-def test_every_cell_starts_from_the_same_states_and_differs_only_by_what_the_shield_changed(finished):
+def test_cells_of_a_command_differ_only_by_what_the_shield_changed(finished):
     cells = {(c["shield"], tuple(c["command"])): c for c in results(finished)["cells"]}
     none = cells["none", (200, 280)]
     for shield in ("quantile", "diffusion", "flow_matching"):
