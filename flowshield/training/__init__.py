@@ -10,7 +10,8 @@ from flowshield.data import (
 from flowshield.training.checkpoints import load_checkpoint, save_checkpoint
 from flowshield.training.device import resolve_device
 from flowshield.training.early_stopping import EarlyStopping
-from flowshield.training.fit import FitResult, FitSettings, fit
+from flowshield.training.fit import fit
+from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.learning_rate import LearningRateScheduler
 from flowshield.training.logger import Logger
 from flowshield.training.trainer import Trainer

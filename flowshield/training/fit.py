@@ -1,16 +1,16 @@
 """The fit loop: the same for the agent and the shields, in this process and on a Ray worker."""
 
-__all__ = ["FitResult", "FitSettings", "Rows", "fit"]
+__all__ = ["fit"]
 
 import copy
 import math
 import time
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from numpy.random import SeedSequence
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from flowshield.errors import ConfigError, DataError
 from flowshield.models.serialization import load_payload, save_payload
 from flowshield.training.early_stopping import EarlyStopping
+from flowshield.training.fit_settings import FitResult, FitSettings, Rows
 from flowshield.training.flat_parameters import FlatParameters
 from flowshield.training.learning_rate import LearningRateScheduler
 from flowshield.training.step import GraphedStep, TrainingStep
@@ -27,67 +28,6 @@ from flowshield.training.worker import InProcessWorker, Objective, Worker
 _IDENTITY_ROWS = 1024  # evenly spaced rows that tell one dataset from another
 _VALIDATION_ROWS = 4096  # evenly spaced held-out rows: enough to rank epochs by
 _VALIDATION_SEED = 1  # the same noise in every epoch, so that epochs differ by their weights alone
-
-
-class Rows(Protocol):
-    """Training or validation rows that lie on the training device."""
-
-    def __len__(self) -> int:
-        """Number of rows."""
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """The rows `indices` [batch], in the order of the model's compute_loss."""
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """What one fit needs of the config.
-
-    Attributes:
-        n_epochs: Passes over the training rows.
-        batch_size: Rows a step, over all ranks together.
-        learning_rate: Peak rate of AdamW.
-        seed: Every random draw of the fit descends from it.
-        weight_decay: AdamW's.
-        gradient_clip: Largest gradient norm; None = no clipping.
-        ema_decay: Exponential moving average of the weights a step; None = none.
-        scheduler: `type` and the arguments of `LearningRateScheduler`.
-        patience: Epochs without improvement before stopping.
-        min_delta: What counts as an improvement of the validation loss.
-        checkpoint_every: Epochs between two resumable checkpoints.
-        cuda_graph: Whether to capture the step as a CUDA graph.
-    """
-
-    n_epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int = 0
-    weight_decay: float = 0.01
-    gradient_clip: float | None = 1.0
-    ema_decay: float | None = None
-    scheduler: Mapping[str, Any] = field(default_factory=lambda: {"type": "cosine"})
-    patience: int = 10
-    min_delta: float = 1e-4
-    checkpoint_every: int = 10
-    cuda_graph: bool = False
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit did; the model holds the weights of the best epoch.
-
-    Attributes:
-        history: One record an epoch: epoch, train_loss, validation_loss, learning_rate,
-            gradient_norm, seconds.
-        best_epoch: The epoch whose weights the model holds, from 1.
-        validation_loss: Its validation loss, nats.
-        stopped_early: Whether early stopping ended the fit.
-    """
-
-    history: list[dict[str, float]]
-    best_epoch: int
-    validation_loss: float
-    stopped_early: bool
 
 
 def fit(

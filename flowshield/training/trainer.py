@@ -18,7 +18,8 @@ from flowshield.errors import ConfigError, DataError
 from flowshield.models import BaseShield, ProjectionSettings, UDRLAgent
 from flowshield.models.shields import episodes_needed
 from flowshield.training.device import resolve_device
-from flowshield.training.fit import FitResult, FitSettings, fit
+from flowshield.training.fit import fit
+from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.logger import Logger
 
 OnEpoch = Callable[[str, dict[str, float]], None]
