@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowshield import __version__
 from flowshield.config import compose
-from flowshield.errors import FlowshieldError
+from flowshield.errors import ConfigError, FlowshieldError
 from flowshield.evaluation import detection_table, results_table
 from flowshield.pipeline import collect, evaluate, run, train
 from flowshield.progress import Reporter
@@ -29,7 +29,7 @@ examples:
   flowshield run behaviour=expert seed=1 run_dir=runs/expert
   flowshield run run_dir=runs/expert               go on with a run that was interrupted
   flowshield collect data.n_episodes=500 run_dir=runs/mine
-  flowshield train run_dir=runs/mine data.path=episodes.npz shield=quantile
+  flowshield train run_dir=runs/other data.path=episodes.npz shield=quantile
   flowshield evaluate run_dir=runs/mine
 
 groups: behaviour=mixed|expert|random  shield=all|quantile|diffusion|flow_matching
@@ -40,7 +40,7 @@ _COMMANDS = {
     "run": "collect, train, evaluate; leaves a run folder with report.html",
     "collect": "collect episodes into RUN_DIR/dataset.npz",
     "train": "train the agent and the shields on a dataset",
-    "evaluate": "evaluate a trained run folder again",
+    "evaluate": "evaluate a trained run folder; cells that are on file are not run again",
     "config": "print the composed config and stop",
 }
 
@@ -74,6 +74,8 @@ def _dispatch(command: str, overrides: list[str], reporter: Reporter, typed: str
     if command == "config":
         reporter.line(OmegaConf.to_yaml(compose("run", overrides)).rstrip())
         return
+    if command == "evaluate" and not any(o.startswith("run_dir=") for o in overrides):
+        raise ConfigError("evaluate needs run_dir=PATH, the folder of a trained run")
     config, folder = load_config(overrides)
     torch.set_num_threads(config.n_threads)
     reporter.stage(command, f"run folder {folder.path} (to go on later: run_dir={folder.path})")

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flowshield.errors import ConfigError, unknown_name
 from flowshield.groups import compose_files, config_dir, packaged_shields, plain
-from flowshield.schema import check_key, check_shares, checked_value, flatten
+from flowshield.schema import check_commands, check_key, check_shares, checked_value, flatten
 
 
 def compose(name: str = "run", overrides: Sequence[str] = ()) -> DictConfig:
@@ -87,6 +87,7 @@ def _validated(config: DictConfig, required: Mapping[str, Any]) -> DictConfig:
         elif value != {}:  # `shield=[]` leaves an empty section, which is a choice
             _refuse_absent(key, leaves)
     check_shares(tree["data"]["split"])
+    check_commands(tree["env"]["commands"])
     result = OmegaConf.create(tree)
     OmegaConf.set_struct(result, True)
     return result

@@ -63,6 +63,7 @@ def run(config: DictConfig, folder: RunFolder, reporter: Reporter, command: str)
 def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> TrajectoryDataset:
     """Collects the run's dataset, unless it is there already or `data.path` names one."""
     path = _dataset_path(config, folder)
+    Trainer(config)  # a device or worker count that cannot be had is refused before the work
     if path.exists():
         dataset = TrajectoryDataset(path)
         reporter.stage("collect", f"found {path}: {_describe(dataset)}")
@@ -111,6 +112,9 @@ def train(
 ) -> None:
     """Trains the agent and the config's shields, going on from checkpoints that are there."""
     dataset = dataset or collect(config, folder, reporter)
+    if config.shield:  # what would refuse the shields shall not wait for the agent
+        trainer = Trainer(config)
+        trainer.check_calibration(trainer.split(dataset)["calibration"])
     names = ["agent", *config.shield]
     for name in names:
         if folder.model(name).exists():

@@ -17,6 +17,8 @@ from flowshield.atomic import atomic_write
 from flowshield.config import compose, resolve
 from flowshield.errors import ConfigError, FileFormatError
 
+_MACHINE_KEYS = ("device", "n_threads", "num_workers")
+
 
 class RunFolder:
     """Names of everything in a run folder.
@@ -47,6 +49,10 @@ class RunFolder:
         """The finished evaluation cell of a shield and a command."""
         return self.cells / f"{shield}_{command[0]:g}_{command[1]:g}.json"
 
+    def holds_work(self) -> bool:
+        """Whether something was made here that belongs to the config."""
+        return any(p.exists() for p in (self.dataset, self.checkpoints, self.models, self.cells))
+
     def add_seconds(self, stage: str, seconds: float) -> dict[str, float]:
         """Adds time spent on a stage, over all the starts of this run, and returns all of them."""
         timings = read_json(self.timings) if self.timings.exists() else {}
@@ -75,10 +81,9 @@ def load_config(overrides: Sequence[str]) -> tuple[DictConfig, RunFolder]:
         config.run_dir = str(_fresh_folder(config))
     folder = RunFolder(Path(config.run_dir))
     if folder.config.exists():
-        config = _saved_config(folder, config, overrides)
-    else:
-        with atomic_write(folder.config) as file:
-            file.write(OmegaConf.to_yaml(config).encode())
+        config = _reconciled(folder, config, overrides)
+    with atomic_write(folder.config) as file:
+        file.write(OmegaConf.to_yaml(config).encode())
     config.log_dir = str(folder.tensorboard)
     return config, folder
 
@@ -110,21 +115,27 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {platform.machine()}, {gpu}, Python {python}"
 
 
-def _saved_config(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config to go on with in a folder that holds one."""
     try:
         saved = resolve(OmegaConf.load(folder.config))  # type: ignore[arg-type]
     except ConfigError as error:
         raise ConfigError(f"{folder.config}: {error}") from error
-    saved.run_dir = given.run_dir
-    if all(override.startswith("run_dir=") for override in overrides):
-        return saved
+    said = {override.partition("=")[0] for override in overrides}
+    for key in ("run_dir", *_MACHINE_KEYS):  # where a run goes on may differ from where it began
+        if key in said:
+            saved[key] = given[key]
+        else:
+            given[key] = saved[key]
     different = _differences(_flat(saved), _flat(given))
-    if different:
-        raise ConfigError(
-            f"{folder.path} holds a run with other settings ({'; '.join(different[:5])}): "
-            "leave the overrides out to go on with it, or choose another run_dir"
-        )
-    return saved
+    if not said - {"run_dir", *_MACHINE_KEYS} or not different:
+        return saved
+    if not folder.holds_work():  # nothing is lost: most likely the first try was refused
+        return given
+    raise ConfigError(
+        f"{folder.path} holds a run with other settings ({'; '.join(different[:5])}): "
+        "leave the overrides out to go on with it, or choose another run_dir"
+    )
 
 
 def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:

@@ -4,7 +4,15 @@ The packaged YAML is the schema: a value's type is the type of the default it re
 below add what YAML cannot say. Keys are dotted and may hold wildcards (`shield.*.n_steps`).
 """
 
-__all__ = ["CHOICES", "FREE_KEYS", "check_key", "check_shares", "checked_value", "flatten"]
+__all__ = [
+    "CHOICES",
+    "FREE_KEYS",
+    "check_commands",
+    "check_key",
+    "check_shares",
+    "checked_value",
+    "flatten",
+]
 
 import difflib
 import math
@@ -47,6 +55,8 @@ class _Range(NamedTuple):
 _AT_LEAST_0: Final = _Range("at least 0", lambda value: value >= 0)
 _AT_LEAST_1: Final = _Range("at least 1", lambda value: value >= 1)
 _AT_LEAST_2: Final = _Range("at least 2", lambda value: value >= 2)
+_SEED: Final = _Range("at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
+_EVEN: Final = _Range("even and at least 2", lambda value: value >= 2 and value % 2 == 0)
 _POSITIVE: Final = _Range("above 0", lambda value: value > 0)
 _INSIDE_0_1: Final = _Range("above 0 and below 1", lambda value: 0 < value < 1)
 _BELOW_1: Final = _Range("at least 0 and below 1", lambda value: 0 <= value < 1)
@@ -54,7 +64,7 @@ _SHARE: Final = _Range("between 0 and 1", lambda value: 0 <= value <= 1)
 _FACTOR: Final = _Range("above 0 and at most 1", lambda value: 0 < value <= 1)
 
 _RANGES: Final[dict[str, _Range]] = {
-    "seed": _AT_LEAST_0,
+    "seed": _SEED,
     "n_epochs": _AT_LEAST_1,
     "shield_epochs": _AT_LEAST_1,
     "batch_size": _AT_LEAST_1,
@@ -82,14 +92,17 @@ _RANGES: Final[dict[str, _Range]] = {
     "calibration.alpha": _INSIDE_0_1,
     "projection.n_candidates": _AT_LEAST_1,
     "projection.n_steps": _AT_LEAST_0,
-    "projection.lr": _POSITIVE,
+    "projection.lr": _FACTOR,
     "projection.horizon_weight": _AT_LEAST_0,
     "projection.tolerance": _AT_LEAST_0,
     "shield.*.learning_rate": _POSITIVE,
     "shield.*.hidden_dim": _AT_LEAST_1,
     "shield.*.field_dim": _AT_LEAST_1,
     "shield.*.n_layers": _AT_LEAST_1,
-    "shield.*.time_embed_dim": _AT_LEAST_2,
+    "shield.*.time_embed_dim": _EVEN,
+    "shield.*.dropout": _BELOW_1,
+    "shield.*.n_fourier": _AT_LEAST_0,
+    "shield.*.ddim_steps": _AT_LEAST_1,
     "shield.*.n_timesteps": _AT_LEAST_2,
     "shield.*.n_quantiles": _AT_LEAST_2,
     "shield.*.tau": _INSIDE_0_1,
@@ -183,6 +196,28 @@ def check_shares(shares: Mapping[str, float]) -> None:
             f"config key 'data.split': expected shares that sum to 1, got {listed} = {total:g}; "
             "change them together"
         )
+
+
+def check_commands(commands: Any) -> None:
+    """Checks that the grid is a list of different (horizon, return) pairs.
+
+    Raises:
+        ConfigError: It is not; the message shows the first pair that is none.
+    """
+    pairs = commands if isinstance(commands, list) else [commands]
+    seen: list[list[float]] = []
+    for pair in pairs:
+        numbers = isinstance(pair, list) and all(type(x) in (int, float) for x in pair)
+        if not numbers or len(pair) != 2 or not math.isfinite(pair[1]) or not pair[0] >= 1:
+            raise ConfigError(
+                "config key 'env.commands': expected pairs [horizon of at least 1 step, return], "
+                f"got {pair!r}"
+            )
+        if pair in seen:
+            raise ConfigError(f"config key 'env.commands': {pair!r} is there twice")
+        seen.append(pair)
+    if not seen:
+        raise ConfigError("config key 'env.commands': expected at least one command, got none")
 
 
 def _check_range(key: str, value: Any) -> None:

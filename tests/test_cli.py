@@ -31,6 +31,17 @@ def test_help_shows_examples(command, capsys):
         ("scheduler.type=cosin", "cosine"),
         ("model.activation=sillu", "silu"),
         ("device=cuda:99", "device"),
+        ("projection.lr=2", "projection.lr"),
+        ("shield.flow_matching.dropout=2", "dropout"),
+        ("shield.flow_matching.n_fourier=-1", "n_fourier"),
+        ("shield.flow_matching.time_embed_dim=3", "even"),
+        ("shield.diffusion.ddim_steps=0", "ddim_steps"),
+        ("seed=99999999999999999999", "seed"),
+        ("env.commands=[[200]]", "[200]"),
+        ("env.commands=[[200,a]]", "env.commands"),
+        ("env.commands=[]", "at least one command"),
+        ("env.commands=[[0.5,280]]", "at least 1 step"),
+        ("env.commands=[[200,280],[200,280]]", "twice"),
     ],
 )
 def test_a_mistyped_override_is_one_line_that_names_what_was_meant(

@@ -164,3 +164,41 @@ def test_evaluating_what_was_not_trained_says_so(tmp_path, capsys):
 def test_the_dataset_of_a_run_is_the_collectors(finished):
     dataset = TrajectoryDataset(finished / "dataset.npz")
     assert dataset.n_episodes == 80 and dataset.metadata["env"] == "lunarlander"
+
+
+def test_a_refused_first_try_does_not_lock_the_folder(tmp_path, capsys):
+    folder = tmp_path / "x"
+    assert run("collect", folder, *TINY, "env.name=lunarlandr") == 1
+    assert run("collect", folder, *TINY, "data.n_episodes=20") == 0
+    assert TrajectoryDataset(folder / "dataset.npz").n_episodes == 20
+
+
+def test_a_run_killed_before_its_first_file_goes_on_with_its_own_settings(tmp_path):
+    folder = tmp_path / "x"
+    assert run("collect", folder, *TINY, "data.n_episodes=21") == 0
+    (folder / "dataset.npz").unlink()  # as if killed while it collected
+    assert run("collect", folder) == 0
+    assert TrajectoryDataset(folder / "dataset.npz").n_episodes == 21
+
+
+def test_a_run_may_go_on_with_other_hardware(finished, capsys):
+    assert run("train", finished, "n_threads=1", "device=auto") == 0
+    assert run("train", finished, "device=cpu") == 0
+
+
+def test_too_few_episodes_are_refused_before_anything_is_trained(tmp_path, capsys):
+    folder = tmp_path / "x"
+    assert run("run", folder, *TINY, "data.n_episodes=40", "calibration.alpha=0.05") == 1
+    assert "needs at least 19 calibration episodes, got 6" in capsys.readouterr().err
+    assert not (folder / "models").exists()
+
+
+def test_devices_and_workers_that_cannot_be_had_are_refused_before_collecting(tmp_path, capsys):
+    for override in ("device=cuda:99", "num_workers=2"):
+        assert run("run", tmp_path / "x", *TINY, override) == 1
+        assert not (tmp_path / "x" / "dataset.npz").exists()
+
+
+def test_evaluate_asks_for_its_folder(capsys):
+    assert main(["evaluate"]) == 1
+    assert "run_dir" in capsys.readouterr().err

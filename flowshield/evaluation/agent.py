@@ -4,7 +4,9 @@ __all__ = ["Cell", "EvaluatedEpisode", "evaluate_agent", "run_episode"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from flowshield.data import Episode, rollout
@@ -63,7 +65,7 @@ class Cell:
 
 
 def run_episode(
-    env: ContinuousEnvWrapper | str,
+    env: gym.Env[Any, Any] | str,
     agent: UDRLAgent,
     command: Command,
     shield: BaseShield | None = None,
@@ -72,7 +74,7 @@ def run_episode(
     """Lets the agent follow a command for one episode.
 
     Args:
-        env: An environment from `make_env`, or its name.
+        env: An environment from `make_env`, its name, or any Gymnasium one with Box spaces.
         agent: The policy; it takes its mean action.
         command: (horizon in steps, return in raw reward).
         shield: A calibrated shield that checks every step, or None.
@@ -84,8 +86,14 @@ def run_episode(
     Raises:
         NotCalibratedError: The shield has no threshold.
     """
-    env = make_env(env) if isinstance(env, str) else env
-    return _run_batch([env], agent, command, shield, [seed])[0]
+    if isinstance(env, str):
+        made = make_env(env)
+        try:
+            return _run_batch([made], agent, command, shield, [seed])[0]
+        finally:
+            made.close()
+    wrapped = env if isinstance(env, ContinuousEnvWrapper) else ContinuousEnvWrapper(env)
+    return _run_batch([wrapped], agent, command, shield, [seed])[0]
 
 
 def evaluate_agent(
@@ -118,12 +126,22 @@ def evaluate_agent(
     """
     if n_episodes < 1:
         raise ConfigError(f"expected n_episodes >= 1, got {n_episodes}")
+    if isinstance(env, gym.Env):
+        raise ConfigError(
+            f"expected an environment's name or a list of {n_episodes} environments, one an "
+            "episode, got a single environment: pass its name"
+        )
     envs = [make_env(env) for _ in range(n_episodes)] if isinstance(env, str) else list(env)
     if len(envs) < n_episodes:
         raise ConfigError(f"expected {n_episodes} environments, one an episode, got {len(envs)}")
     children = np.random.SeedSequence(seed).spawn(n_episodes)
     seeds = [int(child.generate_state(1)[0]) for child in children]
-    episodes = _run_batch(envs[:n_episodes], agent, command, shield, seeds)
+    try:
+        episodes = _run_batch(envs[:n_episodes], agent, command, shield, seeds)
+    finally:
+        if isinstance(env, str):
+            for made in envs:
+                made.close()
     return Cell(command, "none" if shield is None else shield.shield_type, episodes)
 
 

@@ -86,7 +86,8 @@ def evaluate_shield(
         shield, test_dataset, n_states=n_states, margin=margin, seed=seed
     )
     limit = shield.threshold_in_force(threshold)
-    flagged, alarms = impossible_scores < limit, true_scores < limit
+    # not `<`: a threshold that is no number flags everything, as is_ood does
+    flagged, alarms = ~(impossible_scores >= limit), ~(true_scores >= limit)
     return {
         "detection_rate": float(flagged.mean()),
         "false_positive_rate": float(alarms.mean()),

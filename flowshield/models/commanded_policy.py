@@ -2,10 +2,13 @@
 
 __all__ = ["CommandedPolicy"]
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from flowshield.errors import DataError
 from flowshield.models.agent import UDRLAgent
 from flowshield.models.shields.base import BaseShield
 
@@ -34,6 +37,10 @@ class CommandedPolicy:
         *,
         deterministic: bool = True,
     ) -> None:
+        if not all(math.isfinite(value) for value in command) or command[0] < 1:
+            raise DataError(
+                f"expected a command (horizon of at least 1 step, finite return), got {command}"
+            )
         self.agent, self.shield, self.deterministic = agent, shield, deterministic
         self.request = command
         self.device = agent.action_low.device

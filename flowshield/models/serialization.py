@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from flowshield.atomic import atomic_write
-from flowshield.errors import FileFormatError
+from flowshield.errors import ConfigError, FileFormatError
 
 FORMAT_VERSION = 1
 
@@ -39,11 +39,14 @@ def load_payload(
     """Reads what `save_payload` wrote, with `weights_only=True`.
 
     Raises:
+        ConfigError: The device is CUDA and there is none.
         FileNotFoundError: There is no such file.
         FileFormatError: The file is truncated, foreign, of another kind or another version.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no {kind} file at {path}: check the path, or train first")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"cannot load {path} to {device}: this machine has no usable CUDA device")
     content = io.BytesIO(Path(path).read_bytes())
     try:
         payload = torch.load(content, map_location=device, weights_only=True)

@@ -2,6 +2,7 @@
 
 __all__ = ["GraphedStep", "TrainingStep"]
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -50,8 +51,8 @@ class TrainingStep:
         loss.backward()  # type: ignore[no-untyped-call]
         vector = self.parameters.vector
         self.parameters.take_gradients()
-        if self.gradient_clip is not None:
-            self.gradient_norm_sum += nn.utils.clip_grad_norm_(vector, self.gradient_clip)
+        limit = math.inf if self.gradient_clip is None else self.gradient_clip
+        self.gradient_norm_sum += nn.utils.clip_grad_norm_(vector, limit)
         self.optimizer.step()
         if self.averaged is not None and self.ema_decay is not None:
             with torch.no_grad():

@@ -73,6 +73,11 @@ class Trainer:
         Raises:
             DataError: There are too few episodes for every part to get one.
         """
+        if not isinstance(dataset, TrajectoryDataset):
+            raise DataError(
+                f"expected a TrajectoryDataset, got {type(dataset).__name__}: "
+                'TrajectoryDataset("data.npz") reads a file'
+            )
         return dataset.split(dict(self.config.data.split), seed=self.config.seed)
 
     def train_udrl(self, dataset: TrajectoryDataset, n_epochs: int | None = None) -> UDRLAgent:
@@ -127,7 +132,7 @@ class Trainer:
         settings = _plain(shield_settings(self.config, shield_type))
         learning_rate = settings.pop("learning_rate")
         parts = self.split(dataset)
-        self._check_calibration(parts["calibration"])
+        self.check_calibration(parts["calibration"])
         train = _Pairs(self._tensors(parts["train"]))
         validation = _Pairs(self._tensors(parts["validation"]))
         shield = self._seeded(
@@ -159,7 +164,7 @@ class Trainer:
         """
         if train_shield:  # what would refuse the shield shall not wait for the agent
             self._first_shield()
-            self._check_calibration(self.split(dataset)["calibration"])
+            self.check_calibration(self.split(dataset)["calibration"])
         agent = self.train_udrl(dataset) if train_udrl else None
         shield = self.train_shield(dataset) if train_shield else None
         return agent, shield
@@ -184,7 +189,7 @@ class Trainer:
         learning_rate: float | None = None,
     ) -> None:
         settings = self._settings(name, n_epochs, learning_rate)
-        with Logger(str(self.log_dir / name)) as logger:
+        with Logger(str(self.log_dir / name), use_wandb=self.config.use_wandb) as logger:
             logger.log_config(_plain(self.config))
 
             def on_epoch(record: dict[str, float]) -> None:
@@ -237,8 +242,12 @@ class Trainer:
             return str(shield_type)
         raise ConfigError("shield: the config names none: add one, such as shield=flow_matching")
 
-    def _check_calibration(self, episodes: TrajectoryDataset) -> None:
-        """Refuses before an hour of training what calibration would refuse after it."""
+    def check_calibration(self, episodes: TrajectoryDataset) -> None:
+        """Refuses before an hour of training what calibration would refuse after it.
+
+        Raises:
+            DataError: Too few episodes for `calibration.alpha`.
+        """
         alpha = self.config.calibration.alpha
         if episodes.n_episodes < episodes_needed(alpha):
             raise DataError(

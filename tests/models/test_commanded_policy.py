@@ -136,3 +136,13 @@ def test_actions_are_the_agents(deterministic):
     assert actions.shape == (200, 1) and actions.dtype == np.float32
     assert policy.agent.asked[0][1] is deterministic
     assert (np.ptp(actions) < 1e-6) == deterministic
+
+
+def test_a_command_that_is_none_is_refused():
+    from flowshield.errors import DataError
+    from flowshield.models import CommandedPolicy, UDRLAgent
+
+    agent = UDRLAgent(3, 1, hidden_dim=8, n_layers=1)
+    for command in ((200.0, float("nan")), (float("inf"), 1.0), (0.0, 280.0)):
+        with pytest.raises(DataError, match="horizon of at least 1 step"):
+            CommandedPolicy(agent, command)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from flowshield.errors import FileFormatError, NotCalibratedError, unknown_name
+from flowshield.errors import ConfigError, FileFormatError, NotCalibratedError, unknown_name
 from flowshield.models.checks import check_batch, check_finite
 from flowshield.models.networks import Standardizer
 from flowshield.models.serialization import load_payload, save_payload
@@ -59,6 +59,8 @@ class BaseShield(nn.Module, ABC):
         return_noise: float = 1.0,
         **hyperparameters: Any,
     ) -> None:
+        if command_dim != 2:
+            raise ConfigError(f"a command is (horizon, return): command_dim=2, got {command_dim}")
         super().__init__()
         self.hyperparameters: dict[str, Any] = {
             "state_dim": state_dim,

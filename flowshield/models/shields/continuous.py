@@ -177,15 +177,16 @@ class ContinuousShield(BaseShield):
         return context, self.command_standardizer(command)
 
     def _noise(self, state: Tensor, n_samples: int, generator: torch.Generator | None) -> Tensor:
-        """The same n_samples points of N(0, I) for every state, [batch * n_samples, 2]."""
+        """Points of N(0, I), [batch * n_samples, 2]: shared by all states if seeded, else not."""
+        states = len(state) if generator is None else 1
         noise = torch.randn(
-            n_samples,
+            states * n_samples,
             self.command_dim,
             generator=generator,
             device=state.device,
             dtype=state.dtype,
         )
-        return noise.repeat(len(state), 1)
+        return noise if generator is None else noise.repeat(len(state), 1)
 
     def _augmented_field(self, context: StateContext, sign: float = 1.0) -> ode.AugmentedField:
         features = context.features

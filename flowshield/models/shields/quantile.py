@@ -111,9 +111,10 @@ class QuantileShield(BaseShield):
         self, state: Tensor, n_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draws commands by the inverse distribution function. See `BaseShield`."""
+        states = len(state) if generator is None else 1
         u = torch.rand(
-            n_samples, 2, generator=generator, device=state.device, dtype=state.dtype
-        ).repeat(len(state), 1, 1)
+            states, n_samples, 2, generator=generator, device=state.device, dtype=state.dtype
+        ).expand(len(state), -1, -1)
         s = self.state_standardizer(state).repeat_interleave(n_samples, dim=0)
         u = u.reshape(-1, 2)
         horizon = self._inverse_distribution(self._horizon_grid(s), u[:, :1])
