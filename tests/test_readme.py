@@ -12,6 +12,7 @@ from flowshield.evaluation import markdown_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+COMMANDS = {"expert": "flowshield run behaviour=expert", "mixed": "flowshield run"}
 
 
 def blocks(language):
@@ -47,8 +48,14 @@ def test_the_python_example_runs_as_it_stands(tmp_path):
 def test_the_tables_are_those_of_the_committed_results(behaviour):
     results = json.loads((ROOT / "docs" / "results" / f"{behaviour}.json").read_text())
     assert markdown_table(results) in README
-    assert f"behaviour={behaviour}" in results["command"]
+    assert f"`{results['command']}`" in README
+    assert results["command"] == COMMANDS[behaviour]
     assert min(cell["n_episodes"] for cell in results["cells"]) >= 100
+
+
+def test_the_time_a_run_takes_is_that_of_the_committed_results():
+    results = json.loads((ROOT / "docs" / "results" / "mixed.json").read_text())
+    assert f"it took: {sum(results['seconds'].values()):.0f} s" in README
 
 
 def test_the_picture_is_there():
