@@ -5,6 +5,8 @@ __all__ = ["get_env_info", "list_envs", "make_env", "register_env"]
 from collections.abc import Callable
 from typing import Any
 
+from flowshield.envs.geometric_chain import GeometricChainWrapper
+from flowshield.envs.gridworld import GridworldWrapper
 from flowshield.envs.lunarlander import LunarLanderWrapper
 from flowshield.envs.making import make_gymnasium_env
 from flowshield.envs.wrapper import ContinuousEnvWrapper
@@ -13,7 +15,11 @@ from flowshield.errors import ConfigError
 # Gymnasium's ids of the lander lead to the same wrapper, whose knowledge would be lost otherwise.
 _ALIASES = {"LunarLander-v3": "lunarlander", "LunarLanderContinuous-v3": "lunarlander"}
 
-_WRAPPERS: dict[str, Callable[..., ContinuousEnvWrapper]] = {"lunarlander": LunarLanderWrapper}
+_WRAPPERS: dict[str, Callable[..., ContinuousEnvWrapper]] = {
+    "geometric_chain": GeometricChainWrapper,
+    "gridworld": GridworldWrapper,
+    "lunarlander": LunarLanderWrapper,
+}
 
 
 def make_env(name: str, **kwargs: Any) -> ContinuousEnvWrapper:

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from flowshield.envs.known_answer import KnownAnswer
 from flowshield.envs.making import make_gymnasium_env
 from flowshield.errors import ConfigError, ShapeError
 
@@ -116,6 +117,14 @@ class ContinuousEnvWrapper(gym.Wrapper[Any, Any, Any, Any]):
             f"environment {self.name!r} brings no controller: use a behaviour without one "
             "(kind: random) or pass your own policy, a callable state -> action"
         )
+
+    @property
+    def known_answer(self) -> KnownAnswer | None:
+        """The exact p(H, R | s) of the uniformly random behaviour, or None where it is not known.
+
+        `flowshield.evaluation.evaluate_known_answer` measures a shield against it.
+        """
+        return None
 
     def crashed(self, terminated: bool, last_reward: float) -> bool:
         """Says whether an episode ended in a crash; False where crashes are not known.
