@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/achievability.py`, one concept per file."""

@@ -1,0 +1,83 @@
+"""One face for shields, controls and peers: a score, a threshold, for some a density."""
+
+__all__ = ["Contender", "load", "load_shield", "names"]
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flowshield.data import TrajectoryDataset
+from flowshield.data.one_step import one_step_per_episode
+from flowshield.evaluation.shield import shield_scores
+from flowshield.models import BaseShield
+from flowshield.models.shields.calibration import conformal_threshold
+from protocol import training
+from protocol.data import parts_of
+from protocol.schedule import Context
+from protocol.settings import Settings
+from protocol.store import Key
+
+Array = NDArray[Any]
+Scores = Callable[[Array, Array], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Whoever says how well a command is supported.
+
+    Attributes:
+        name: As in the tables.
+        score: Raw states [n, state_dim] and commands [n, 2] to scores [n]; low is suspicious.
+        log_prob: The same in raw nats, where the score is a density; else None.
+        project: The replacement of each command [n, 2], where there is one; else None.
+    """
+
+    name: str
+    score: Scores
+    log_prob: Scores | None = None
+    project: Callable[[Array, Array], Array] | None = None
+
+
+def names(settings: Settings) -> tuple[str, ...]:
+    """Everybody who is judged, ours first."""
+    return (*settings.shields, *settings.peers, *settings.controls)
+
+
+def load(context: Context, key: Key) -> Contender:
+    """The contender of a key, trained or fitted."""
+    return _of_shield(load_shield(context, key))
+
+
+def load_shield(context: Context, key: Key) -> BaseShield:
+    """The trained shield of a key."""
+    return training.shield(context, key.dataset, key.seed, key.model)
+
+
+def threshold(
+    contender: Contender, calibration: TrajectoryDataset, alpha: float, seed: int
+) -> float:
+    """Split-conformal threshold from one random step of each calibration episode."""
+    steps = one_step_per_episode(calibration, seed)
+    scores = contender.score(calibration.states[steps], calibration.commands[steps])
+    return conformal_threshold(torch.from_numpy(scores), alpha)
+
+
+def calibration_part(context: Context, key: Key) -> TrajectoryDataset:
+    """The episodes that calibrate the contender of a key."""
+    return parts_of(context, key.dataset, key.seed)["calibration"]
+
+
+def _of_shield(shield: BaseShield) -> Contender:
+    @torch.no_grad()
+    def scores(states: Array, commands: Array) -> NDArray[np.float64]:
+        return shield_scores(shield, states, commands)
+
+    def project(states: Array, commands: Array) -> Array:
+        found = shield.project(torch.as_tensor(states), torch.as_tensor(commands))
+        return found.cpu().numpy()
+
+    return Contender(shield.shield_type, scores, scores, project)

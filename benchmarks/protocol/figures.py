@@ -1,0 +1,143 @@
+"""The benchmark's figures."""
+
+__all__ = ["draw"]
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flowshield.evaluation.wording import command_label
+from protocol.aggregate import Mean, by_model, mean_over_seeds
+from protocol.behaviour import command_name
+from protocol.rungs import DISTANCES
+from protocol.settings import Settings
+from protocol.store import Key, Store
+
+Records = dict[Key, dict[str, Any]]
+
+
+def draw(settings: Settings, store: Store) -> None:
+    """Writes every figure for which there are results into the folder's figures/."""
+    drawn: dict[str, tuple[str, Callable[[Settings, Records], Figure]]] = {
+        "detection": ("detection", _detection),
+        "calibration": ("calibration", _calibration),
+        "behaviour": ("behaviour", _behaviour),
+    }
+    for name, (part, make) in drawn.items():
+        records = store.records(part)
+        if any(key.dataset in settings.datasets for key in records):
+            folder = store.folder / "figures"
+            folder.mkdir(parents=True, exist_ok=True)
+            make(settings, records).savefig(folder / f"{name}.png", dpi=150)
+
+
+def _panels(settings: Settings, n_rows: int = 1) -> tuple[Figure, list[list[Axes]]]:
+    n = len(settings.datasets)
+    figure = Figure(figsize=(6.2 * n, 4.2 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n, squeeze=False)
+    for i, dataset in enumerate(settings.datasets):
+        axes[0][i].set_title(dataset)
+    return figure, axes.tolist()
+
+
+def _detection(settings: Settings, records: Records) -> Figure:
+    """Share of impossible commands flagged, by how far above the bound they ask."""
+    figure, axes = _panels(settings)
+    for panel, dataset in zip(axes[0], settings.datasets, strict=True):
+        curves = [by_model(records, dataset, partial(_detected, distance=d)) for d in DISTANCES]
+        for i, name in enumerate(curves[0]):
+            _curve(panel, list(DISTANCES), [c.get(name) for c in curves], name, i)
+        panel.set(
+            xlabel="asked above the provable bound (raw return)",
+            ylabel="detected at a calibrated 5%",
+            ylim=(-0.02, 1.02),
+        )
+        panel.set_xscale("symlog", linthresh=5)
+        panel.set_xticks(DISTANCES, [f"{d:g}" for d in DISTANCES])
+    axes[0][-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _detected(record: Mapping[str, Any], distance: float) -> float | None:
+    for rung in record["rungs"]:
+        if (rung["where"], rung["distance"]) == ("random", distance):
+            return float(rung["detected"])
+    return None
+
+
+def _calibration(settings: Settings, records: Records) -> Figure:
+    """Realised against nominal false-alarm rate: mean over seeds, band of the promise."""
+    figure, axes = _panels(settings, 2)
+    for row, unit in zip(axes, ("step", "episode"), strict=True):
+        for panel, dataset in zip(row, settings.datasets, strict=True):
+            names = dict.fromkeys(k.model for k in records if k.dataset == dataset)
+            for i, name in enumerate(names):
+                means = [
+                    mean_over_seeds(_realised(records, dataset, name, unit, alpha))
+                    for alpha in settings.alphas
+                ]
+                _curve(panel, list(settings.alphas), means, name, i)
+            ends = [0.0, max(settings.alphas) * 1.1]
+            panel.plot(ends, ends, color="#888888", lw=0.8, ls="--")
+            panel.set(xlabel=f"nominal rate per {unit}", ylabel="realised on fresh episodes")
+    axes[0][-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _realised(
+    records: Records, dataset: str, name: str, unit: str, alpha: float
+) -> list[float | None]:
+    return [
+        float(row["rate"])
+        for key, record in records.items()
+        if (key.dataset, key.model) == (dataset, name)
+        for row in record["rows"]
+        if (row["unit"], row["groups"], row["alpha"]) == (unit, 1, alpha)
+    ]
+
+
+def _behaviour(settings: Settings, records: Records) -> Figure:
+    """Return and crashes by command, a bar a guard."""
+    figure, axes = _panels(settings, 2)
+    for column, dataset in enumerate(settings.datasets):
+        for row, (word, label) in enumerate(
+            [("return_mean", "mean return"), ("crash_rate", "share crashed")]
+        ):
+            panel = axes[row][column]
+            _bars(panel, settings, records, dataset, word)
+            panel.set_ylabel(label)
+    axes[0][-1].legend(frameon=False, fontsize=8, ncols=2)
+    return figure
+
+
+def _bars(panel: Axes, settings: Settings, records: Records, dataset: str, word: str) -> None:
+    width = 0.85 / max(len(settings.guards), 1)
+    for i, guard in enumerate(settings.guards):
+        wanted = [(dataset, guard, command_name(command)) for command in settings.commands]
+        means = [
+            mean_over_seeds(
+                r[word] for k, r in records.items() if (k.dataset, k.model, k.detail) == cell
+            )
+            for cell in wanted
+        ]
+        x = np.arange(len(means)) + (i - len(settings.guards) / 2 + 0.5) * width
+        heights = [math.nan if m is None else m.value for m in means]
+        panel.bar(x, heights, width, label=guard, yerr=_errors(means), error_kw={"lw": 0.7})
+    panel.set_xticks(range(len(settings.commands)), map(command_label, settings.commands))
+    panel.tick_params(axis="x", labelsize=7)
+
+
+def _curve(panel: Axes, x: list[float], means: list[Mean | None], name: str, index: int) -> None:
+    y = [math.nan if m is None else m.value for m in means]
+    marker = "os^vDPX*<>"[index % 10]
+    panel.errorbar(x, y, yerr=_errors(means), label=name, marker=marker, ms=4, lw=1.2, capsize=2)
+
+
+def _errors(means: list[Mean | None]) -> list[float]:
+    """Half widths; nothing where there is one seed only."""
+    return [0.0 if m is None or math.isnan(m.half_width) else m.half_width for m in means]

@@ -1,0 +1,112 @@
+"""Part 6: how long one decision takes, and what the solver's few steps cost in accuracy."""
+
+__all__ = ["measure"]
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowshield.evaluation.contrast import impossible_commands
+from flowshield.models import BaseShield, ode
+from flowshield.models.shields.continuous import ContinuousShield
+from protocol.contenders import load_shield
+from protocol.data import parts_of
+from protocol.schedule import Context
+from protocol.store import Key
+
+_WARM_UP = 10
+_BATCH = 1024
+_ROUNDS = 5  # of a batch; the median counts
+_COMPARED = 256  # rows whose density is compared with the adaptive solve
+_TOLERANCE = 1e-8
+
+
+def measure(context: Context, key: Key) -> dict[str, Any]:
+    """Times checks and projections at batch size 1 on one thread, and whole batches."""
+    torch.set_num_threads(1)
+    shield = load_shield(context, key)
+    test = parts_of(context, key.dataset, key.seed)["test"]
+    rng = np.random.default_rng(key.seed)
+    n = context.settings.n_queries
+    steps = rng.choice(len(test), size=max(_BATCH, 2 * n + _WARM_UP))
+    states = torch.as_tensor(test.states[steps])
+    true = torch.as_tensor(test.commands[steps])
+    impossible = torch.as_tensor(impossible_commands(test, steps, 20.0))
+    flagged = shield.is_ood(states, impossible)
+    hard = (states[flagged], impossible[flagged])
+    return {
+        "eager": {
+            "check": _times(shield.is_ood, states, true, n),
+            "projection": _times(shield.project, *hard, n) if flagged.any() else None,
+        },
+        "throughput": _throughput(shield, states[:_BATCH], true[:_BATCH]),
+        "density_error": _density_error(shield, states[:_COMPARED], true[:_COMPARED]),
+    }
+
+
+def _times(
+    call: Callable[[Tensor, Tensor], Any], states: Tensor, commands: Tensor, n: int
+) -> dict[str, float]:
+    """Milliseconds of single queries, each at a state of its own."""
+    taken = []
+    for i in range(-_WARM_UP, n):
+        row = slice(i % len(states), i % len(states) + 1)
+        state, command = states[row], commands[row]
+        start = time.perf_counter_ns()
+        call(state, command)
+        if i >= 0:
+            taken.append((time.perf_counter_ns() - start) / 1e6)
+    return {"p50": float(np.quantile(taken, 0.5)), "p99": float(np.quantile(taken, 0.99))}
+
+
+def _throughput(shield: BaseShield, states: Tensor, commands: Tensor) -> dict[str, float]:
+    """Checks a second in batches, on the CPU and on the GPU where there is one."""
+    found = {"cpu": _batch_rate(shield, states, commands)}
+    if torch.cuda.is_available():
+        on_gpu = copy.deepcopy(shield).cuda()
+        found["cuda"] = _batch_rate(on_gpu, states.cuda(), commands.cuda())
+    return found
+
+
+def _batch_rate(shield: BaseShield, states: Tensor, commands: Tensor) -> float:
+    taken = []
+    for _ in range(_ROUNDS + 1):
+        start = time.perf_counter()
+        shield.is_ood(states, commands).cpu()  # waits for the device
+        taken.append(time.perf_counter() - start)
+    return len(states) / float(np.median(taken[1:]))
+
+
+@torch.no_grad()
+def _density_error(shield: BaseShield, states: Tensor, commands: Tensor) -> dict[str, float] | None:
+    """|log p - log p by dopri5 at 1e-8 in float64|, nats; None where there is no solver."""
+    if not isinstance(shield, ContinuousShield):
+        return None
+    ours = shield.log_prob(states, commands).double()
+    exact = _adaptive(copy.deepcopy(shield).double(), states.double(), commands.double())
+    error = (ours - exact).abs().numpy()
+    return {
+        "median": float(np.median(error)),
+        "p95": float(np.quantile(error, 0.95)),
+        "largest": float(error.max()),
+        "tolerance": _TOLERANCE,
+    }
+
+
+def _adaptive(shield: ContinuousShield, states: Tensor, commands: Tensor) -> Tensor:
+    context, g = shield._encode(states, commands)
+    log_prob = ode.log_density(
+        shield._augmented_field(context),
+        context.whiten(g),
+        noise_time=shield.noise_time,
+        data_time=shield.data_time,
+        solver="dopri5",
+        n_steps=16,
+        tolerance=_TOLERANCE,
+    )
+    return log_prob - context.log_abs_det() - shield.command_standardizer.log_abs_det()

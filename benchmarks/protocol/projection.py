@@ -1,0 +1,126 @@
+"""Part 4: is what comes back supported, possible, stable, and really the nearest?"""
+
+__all__ = ["measure"]
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowshield.data import TrajectoryDataset
+from flowshield.evaluation.contrast import impossible_commands, return_bound
+from flowshield.models import BaseShield
+from protocol.contenders import load_shield
+from protocol.data import parts_of
+from protocol.schedule import Context
+from protocol.search import nearest_on_grid
+from protocol.store import Key
+
+_MARGIN = 20.0  # impossible requests ask for this much above the bound, raw reward
+_NEAR = 1.05  # a distance of at most this many times the brute-force one counts as nearest
+_OTHER_BATCH = 37  # rows of a recheck: another batch size than the projection's, on purpose
+
+
+def measure(context: Context, key: Key) -> dict[str, Any]:
+    """Projects impossible requests and the grid's at random test states, and checks them."""
+    parts = parts_of(context, key.dataset, key.seed)
+    shield, test = load_shield(context, key), parts["test"]
+    rng = np.random.default_rng(key.seed)
+    requests = {
+        "impossible": _impossible(test, rng, context.settings.n_projected),
+        "grid": _grid(test, rng, context),
+    }
+    box = np.stack([parts["train"].commands.min(axis=0), parts["train"].commands.max(axis=0)])
+    low, high = torch.as_tensor(box)
+    return {
+        "requests": {
+            kind: _check(shield, test, state, command)
+            for kind, (state, command) in requests.items()
+        },
+        "identity": _identity(shield, test, rng, context.settings.n_projected),
+        "search": {
+            kind: _search(shield, state, command, low, high, context.settings.n_searched // 2)
+            for kind, (state, command) in requests.items()
+        },
+    }
+
+
+def _impossible(test: TrajectoryDataset, rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
+    steps = rng.choice(len(test), size=min(n, len(test)), replace=False)
+    commands = impossible_commands(test, steps, _MARGIN)
+    return torch.as_tensor(test.states[steps]), torch.as_tensor(commands)
+
+
+def _grid(
+    test: TrajectoryDataset, rng: np.random.Generator, context: Context
+) -> tuple[Tensor, Tensor]:
+    """Every command of the behaviour grid at states of its own."""
+    commands = np.asarray(context.settings.commands, dtype=np.float32)
+    each = max(1, context.settings.n_projected // 6)
+    steps = rng.choice(len(test), size=each * len(commands), replace=True)
+    requests = torch.as_tensor(np.tile(commands, (each, 1)))
+    return torch.as_tensor(test.states[steps]), requests
+
+
+def _check(
+    shield: BaseShield, test: TrajectoryDataset, state: Tensor, command: Tensor
+) -> dict[str, Any]:
+    flagged = shield.is_ood(state, command)
+    found = shield.project_in_detail(state, command)
+    rechecked = torch.cat(
+        [
+            ~shield.is_ood(*rows)
+            for rows in zip(
+                state.split(_OTHER_BATCH), found.command.split(_OTHER_BATCH), strict=True
+            )
+        ]
+    )
+    bound = return_bound(test, state.numpy())
+    over = None if bound is None else int((found.command[:, 1].double().numpy() > bound).sum())
+    again = shield.project(state, found.command)
+    return {
+        "n": len(state),
+        "flagged": int(flagged.sum()),
+        "supported": int(rechecked.sum()),
+        "over_bound": over,
+        "idempotent": int((again == found.command).all(dim=1).sum()),
+        "said_supported": int(found.supported.sum()),
+        "distance_mean": float(found.distance.mean()),
+    }
+
+
+def _identity(
+    shield: BaseShield, test: TrajectoryDataset, rng: np.random.Generator, n: int
+) -> dict[str, int]:
+    """Held-out commands that are supported must come back to the last bit."""
+    steps = rng.choice(len(test), size=min(n, len(test)), replace=False)
+    state, command = torch.as_tensor(test.states[steps]), torch.as_tensor(test.commands[steps])
+    supported = ~shield.is_ood(state, command)
+    same = (shield.project(state, command) == command).all(dim=1)
+    return {"n": int(supported.sum()), "unchanged": int((same & supported).sum())}
+
+
+def _search(
+    shield: BaseShield, state: Tensor, command: Tensor, low: Tensor, high: Tensor, n: int
+) -> dict[str, Any]:
+    """Distances of flagged requests beside those of a brute-force search."""
+    flagged = shield.is_ood(state, command).nonzero()[:, 0][: max(n, 1)]
+    ratios, none_found = [], 0
+    for index in flagged.tolist():
+        row = slice(index, index + 1)
+        ours = float(shield.project_in_detail(state[row], command[row]).distance)
+        best = nearest_on_grid(shield, state[row], command[row], low, high)
+        if best == float("inf"):
+            none_found += 1
+        else:
+            ratios.append(ours / max(best, 1e-9))
+    values = np.asarray(ratios)
+    return {
+        "n": len(ratios),
+        "none_found": none_found,
+        "within_5_percent": float((values <= _NEAR).mean()) if ratios else None,
+        "ratio_mean": float(values.mean()) if ratios else None,
+        "ratio_p50": float(np.quantile(values, 0.5)) if ratios else None,
+        "ratio_p95": float(np.quantile(values, 0.95)) if ratios else None,
+    }

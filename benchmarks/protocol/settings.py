@@ -1,0 +1,122 @@
+"""What the protocol is run with: sizes, seeds, models, training overrides."""
+
+__all__ = ["PARTS", "SPLIT", "Settings", "full", "quick"]
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from flowshield.config import compose, list_shields
+from protocol.installed import controls_here, peers_here
+
+PARTS = (
+    "train",
+    "detection",
+    "calibration",
+    "projection",
+    "latency",
+    "known",
+    "behaviour",
+)
+"""Names for `--parts`; data are collected whenever a part needs them."""
+
+SPLIT = {"train": 0.62, "validation": 0.08, "calibration": 0.15, "test": 0.15}
+"""Shares of episodes: 70/15/15, where 8 of the 70 choose the best epoch and stop early."""
+
+_PLACE = ("datasets", "seeds", "shields", "controls", "peers", "guards", "alphas")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a single result depends on, beside its own key.
+
+    Attributes:
+        datasets: Behaviours to collect and to judge on.
+        seeds: Training seeds; each also draws its own split of the episodes.
+        shields: Shield types of the package.
+        controls: What fits in ten lines, see `benchmarks/controls.py`.
+        peers: Densities from outside the package, see `benchmarks/peers.py`.
+        guards: Who guards the agent in the behaviour grid, "none" first.
+        commands: The grid, (horizon, return).
+        alphas: Nominal false-alarm rates.
+        n_episodes: Episodes collected per dataset.
+        n_fresh: Further episodes per dataset that train, select and calibrate nothing.
+        n_whole: Fresh episodes of which every step is scored, for the rate per episode.
+        n_states: Random test states of the detection rungs.
+        n_projected: Test states whose impossible request is projected; the grid's requests are
+            asked at a sixth of as many each.
+        n_searched: Requests whose projection is compared with a brute-force search.
+        n_queries: Timed queries of each kind at batch size 1.
+        n_cell: Episodes of a cell of the behaviour grid.
+        n_known: Episodes collected in each environment with a known answer.
+        peer_seconds: Training budget of each peer.
+        overrides: Hydra overrides of the package's run config.
+    """
+
+    datasets: tuple[str, ...] = ("mixed", "expert")
+    seeds: tuple[int, ...] = (42, 43, 44)
+    shields: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    commands: tuple[tuple[float, float], ...] = ()
+    alphas: tuple[float, ...] = (0.01, 0.05, 0.1)
+    n_episodes: int = 3000
+    n_fresh: int = 2000
+    n_whole: int = 600
+    n_states: int = 3000
+    n_projected: int = 600
+    n_searched: int = 100
+    n_queries: int = 300
+    n_cell: int = 200
+    n_known: int = 2000
+    peer_seconds: float = 120.0
+    overrides: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """What results in one folder must agree on; which of them are asked for may change."""
+        everything = dataclasses.asdict(self)
+        return {key: value for key, value in everything.items() if key not in _PLACE}
+
+
+def full() -> Settings:
+    """The protocol as SHIELDS asks for it, with the package's own training settings."""
+    return _completed(Settings())
+
+
+def quick() -> Settings:
+    """Seconds instead of an hour: shows that every part runs; its figures are not for judging."""
+    return _completed(
+        Settings(
+            datasets=("expert",),
+            seeds=(42,),
+            n_episodes=160,
+            n_fresh=40,
+            n_whole=10,
+            n_states=100,
+            n_projected=12,
+            n_searched=2,
+            n_queries=3,
+            n_cell=2,
+            n_known=60,
+            peer_seconds=0.5,
+            overrides=("n_epochs=1", "shield_epochs=1", "calibration.alpha=0.1"),
+        ),
+        n_commands=2,
+    )
+
+
+def _completed(settings: Settings, n_commands: int | None = None) -> Settings:
+    """Fills in what the package and the machine offer."""
+    commands = [(float(h), float(r)) for h, r in compose("run").env.commands][:n_commands]
+    shields = tuple(list_shields())
+    controls = controls_here()
+    projecting = tuple(name for name in ("clip", "state_box") if name in controls)
+    return dataclasses.replace(
+        settings,
+        shields=tuple(name for name in shields if name != "all"),
+        controls=controls,
+        peers=peers_here(),
+        guards=("none", *projecting, *(name for name in shields if name != "all")),
+        commands=tuple(commands),
+    )

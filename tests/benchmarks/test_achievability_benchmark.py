@@ -1,0 +1,144 @@
+"""The benchmark of achievability in its quick form: it runs, resumes, and its numbers agree."""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    sys.path.insert(0, str(BENCHMARKS))
+    threads = torch.get_num_threads()
+    yield importlib.import_module("achievability")
+    torch.set_num_threads(threads)
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def finished(benchmark, tmp_path_factory):
+    """The folder of a quick run in this process."""
+    folder = tmp_path_factory.mktemp("achievability")
+    assert benchmark.main(["--out", str(folder), "--quick"]) == 0
+    return folder
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def without_times(value):
+    """A record without what differs between two runs of the same thing."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if "seconds" not in k}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.mark.slow
+def test_every_part_gives_results_and_tables(finished):
+    found = results(finished)
+    parts = {"data", "train", "detection", "calibration", "projection", "latency", "behaviour"}
+    assert all(found["results"][part] for part in parts)
+    tables = (finished / "tables.md").read_text()
+    for words in ("training seeds 42", "--quick", "random test states", "fresh episodes"):
+        assert words in tables
+    assert {path.name for path in (finished / "figures").iterdir()} >= {"detection.png"}
+
+
+@pytest.mark.slow
+def test_every_model_is_judged_on_every_rung(benchmark, finished):
+    settings = importlib.import_module("protocol.settings").quick()
+    names = importlib.import_module("protocol.contenders").names(settings)
+    records = results(finished)["results"]["detection"]
+    assert {record["key"][3] for record in records} == set(names)
+    for record in records:
+        random = [rung for rung in record["rungs"] if rung["where"] == "random"]
+        assert [rung["distance"] for rung in random] == [0, 5, 10, 20, 40, 80]
+        assert all(0 <= rung["auroc"] <= 1 and rung["n"] == 100 for rung in random)
+        assert len({rung["false_alarms"] for rung in random}) == 1  # the same true commands
+
+
+@pytest.mark.slow
+def test_a_second_call_does_nothing_and_a_lost_part_is_redone_equal(benchmark, finished, capsys):
+    before = {p: p.stat().st_mtime_ns for p in (finished / "parts").rglob("*.json")}
+    assert benchmark.main(["--out", str(finished), "--quick"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in (finished / "parts").rglob("*.json")} == before
+    assert "done" not in capsys.readouterr().out.partition("# Achievability")[0]
+
+    lost = [next(p for p in sorted(before) if part in p.parts) for part in ("detection", "train")]
+    old = [json.loads(p.read_text()) for p in lost]
+    for path in lost:
+        path.unlink()
+    assert benchmark.main(["--out", str(finished), "--quick"]) == 0
+    assert without_times([json.loads(p.read_text()) for p in lost]) == without_times(old)
+    others = {p: t for p, t in before.items() if p not in lost}
+    assert {p: p.stat().st_mtime_ns for p in others} == others
+
+
+def test_a_folder_of_other_settings_is_refused(benchmark, tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps({"n_episodes": 1}))
+    assert benchmark.main(["--out", str(tmp_path), "--quick"]) == 2
+    assert "choose another" in capsys.readouterr().out
+
+
+def test_unknown_parts_are_refused(benchmark, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--out", str(tmp_path), "--parts", "detection,typo"])
+    assert "unknown typo" in capsys.readouterr().err
+
+
+def test_intervals_over_seeds_are_students(benchmark):
+    mean = importlib.import_module("protocol.aggregate").mean_over_seeds([1.0, 2.0, 3.0, None])
+    assert mean.value == 2.0
+    assert math.isclose(mean.half_width, 4.302652729911275 / math.sqrt(3))
+
+
+def test_a_promise_kept_in_the_mean_is_called_kept(benchmark):
+    """Uniform scores: the count of alarms lies in the promised band in about 95% of draws."""
+    calibration = importlib.import_module("protocol.calibration")
+    rng = np.random.default_rng(0)
+    kept = []
+    for _ in range(300):
+        threshold = np.sort(rng.uniform(size=199))[9]  # k = floor(0.05 * 200) = 10
+        count = int((rng.uniform(size=500) < threshold).sum())
+        kept.append(calibration.rate_record(count, 500, 0.05, 199)["promised"])
+    assert 0.91 <= np.mean(kept) <= 1.0
+
+
+def _write(context, key):
+    path = context.folder / key.model
+    path.write_text(str(key.seed))
+    return {"read": [p.name for p in sorted(context.folder.iterdir()) if p.is_file()]}
+
+
+def _fail(context, key):
+    raise ValueError("not today")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_tasks_wait_for_what_they_need_and_one_failure_costs_only_its_own(
+    benchmark, tmp_path, jobs
+):
+    schedule = importlib.import_module("protocol.schedule")
+    Key = importlib.import_module("protocol.store").Key
+    Settings = importlib.import_module("protocol.settings").Settings
+    a, b, c, d, e = (Key("part", "data", 0, name) for name in "abcde")
+    tasks = [
+        schedule.Task(a, _write),
+        schedule.Task(b, _write, needs=(a,), alone=True),
+        schedule.Task(c, _fail),
+        schedule.Task(d, _write, needs=(c,)),
+        schedule.Task(e, _write, needs=(b,)),
+    ]
+    context = schedule.Context(Settings(), tmp_path)
+    failed = schedule.run_tasks(tasks, context, jobs, lambda line: None)
+    assert set(failed) == {c, d} and "not today" in failed[c] and "part data c" in failed[d]
+    assert context.store.load(b)["read"] == ["a", "b"]
+    assert context.store.load(e)["read"] == ["a", "b", "e"]
