@@ -32,7 +32,7 @@ examples:
   flowshield train run_dir=runs/other data.path=episodes.npz shield=quantile
   flowshield evaluate run_dir=runs/mine
 
-groups: behaviour=mixed|expert|random  shield=all|quantile|diffusion|flow_matching
+groups: behaviour=mixed|expert|random  shield=all|quantile|mixture|diffusion|flow_matching
         profile=default|quick|full  env=lunarlander  model=udrl
 keys:   flowshield config [overrides] prints every key with its value"""
 

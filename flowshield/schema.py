@@ -105,6 +105,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "shield.*.ddim_steps": _AT_LEAST_1,
     "shield.*.n_timesteps": _AT_LEAST_2,
     "shield.*.n_quantiles": _AT_LEAST_2,
+    "shield.*.n_components": _AT_LEAST_1,
     "shield.*.tau": _INSIDE_0_1,
     "shield.*.sigma_min": _BELOW_1,
     "shield.*.n_steps": _AT_LEAST_1,

@@ -15,7 +15,7 @@ from flowshield.config import compose, config_dir, list_shields, resolve, shield
 from flowshield.errors import ConfigError
 from flowshield.schema import flatten
 
-SHIELDS = ["diffusion", "flow_matching", "quantile"]
+SHIELDS = ["diffusion", "flow_matching", "mixture", "quantile"]
 
 
 def message(call, *args):

@@ -60,6 +60,7 @@ def test_a_run_leaves_everything_it_promises(finished):
     assert {p.stem for p in (finished / "models").glob("*.pt")} == {
         "agent",
         "quantile",
+        "mixture",
         "diffusion",
         "flow_matching",
     }
@@ -71,7 +72,7 @@ def test_a_run_leaves_everything_it_promises(finished):
     content = results(finished)
     assert [(c["shield"], tuple(c["command"])) for c in content["cells"]] == [
         (shield, command)
-        for shield in ("none", "quantile", "diffusion", "flow_matching")
+        for shield in ("none", "quantile", "mixture", "diffusion", "flow_matching")
         for command in ((200, 280), (1000, 280))
     ]
     assert not list(finished.rglob(".*"))  # no temporary file is left
@@ -80,7 +81,7 @@ def test_a_run_leaves_everything_it_promises(finished):
 def test_cells_of_a_command_differ_only_by_what_the_shield_changed(finished):
     cells = {(c["shield"], tuple(c["command"])): c for c in results(finished)["cells"]}
     none = cells["none", (200, 280)]
-    for shield in ("quantile", "diffusion", "flow_matching"):
+    for shield in ("quantile", "mixture", "diffusion", "flow_matching"):
         cell = cells[shield, (200, 280)]
         assert cell["flagged_rate"] is not None and none["flagged_rate"] is None
         if cell["flagged_rate"] == 0.0:  # a shield that never spoke changed nothing
@@ -108,7 +109,7 @@ def test_a_run_goes_on_from_what_is_left_and_ends_in_the_same_numbers(finished, 
         path.unlink()  # as if killed before the last shield was written
     assert run("run", folder) == 0
     assert (folder / "dataset.npz").read_bytes() == (finished / "dataset.npz").read_bytes()
-    for name in ("agent", "quantile", "diffusion", "flow_matching"):
+    for name in ("agent", "quantile", "mixture", "diffusion", "flow_matching"):
         assert_same_weights(weights(folder, name), weights(finished, name))
     ours, theirs = results(folder), results(finished)
     assert ours["cells"] == theirs["cells"] and ours["shields"] == theirs["shields"]
@@ -127,7 +128,7 @@ def test_a_run_killed_in_training_ends_in_the_weights_of_an_unbroken_one(finishe
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert run("train", folder) == 0
-    for name in ("agent", "quantile", "diffusion", "flow_matching"):
+    for name in ("agent", "quantile", "mixture", "diffusion", "flow_matching"):
         assert_same_weights(weights(folder, name), weights(finished, name))
 
 

@@ -34,10 +34,11 @@ _KNOWN = {
     "quantile": _Look("#0072B2", "s"),
     "diffusion": _Look("#D55E00", "^"),
     "flow_matching": _Look("#009E73", "o"),
+    "mixture": _Look("#CC79A7", "D"),
 }
 _RETURN = ("return_mean", "return_low", "return_high")
 _RATE = ("rate", "low", "high")
-_OTHERS = (_Look("#CC79A7", "D"), _Look("#56B4E9", "v"), _Look("#E69F00", "P"))
+_OTHERS = (_Look("#56B4E9", "v"), _Look("#E69F00", "P"))
 
 
 def plot_returns(cells: Iterable[Mapping[str, Any]]) -> Figure:

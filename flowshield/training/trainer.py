@@ -117,7 +117,8 @@ class Trainer:
 
         Args:
             dataset: Collected trajectories.
-            shield_type: "quantile", "diffusion" or "flow_matching"; None = the config's first.
+            shield_type: "quantile", "mixture", "diffusion" or "flow_matching"; None = the
+                config's first.
             n_epochs: Epochs; None = the config's shield_epochs (100 in train.yaml).
 
         Returns:

@@ -5,13 +5,20 @@ import pytest
 import torch
 
 from flowshield.errors import ConfigError, DataError, NotCalibratedError, ShapeError
-from flowshield.models import BaseShield, DiffusionShield, FlowMatchingShield, QuantileShield
+from flowshield.models import (
+    BaseShield,
+    DiffusionShield,
+    FlowMatchingShield,
+    MixtureShield,
+    QuantileShield,
+)
 from flowshield.models.shields import conformal_threshold, episodes_needed
 
 SMALL = {
     "flow_matching": functools.partial(FlowMatchingShield, field_dim=8, n_layers=1),
     "diffusion": functools.partial(DiffusionShield, field_dim=8, n_layers=1),
     "quantile": QuantileShield,
+    "mixture": MixtureShield,
 }
 
 

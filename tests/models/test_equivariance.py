@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 
-from flowshield.models import DiffusionShield, FlowMatchingShield, QuantileShield
+from flowshield.models import DiffusionShield, FlowMatchingShield, MixtureShield, QuantileShield
 
 TYPES = {
     "flow_matching": functools.partial(FlowMatchingShield, field_dim=16),
     "diffusion": functools.partial(DiffusionShield, field_dim=16),
     "quantile": QuantileShield,
+    "mixture": MixtureShield,
 }
 
 

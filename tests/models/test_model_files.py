@@ -15,6 +15,7 @@ from flowshield.models import (
     BaseShield,
     DiffusionShield,
     FlowMatchingShield,
+    MixtureShield,
     QuantileShield,
     UDRLAgent,
 )
@@ -28,6 +29,7 @@ SHIELDS = {
         DiffusionShield, field_dim=8, n_layers=1, n_timesteps=200, beta_schedule="cosine", n_steps=5
     ),
     "quantile": functools.partial(QuantileShield, tau=0.7, n_quantiles=12, return_noise=2.5),
+    "mixture": functools.partial(MixtureShield, n_layers=2, n_components=5, horizon_noise=0.5),
 }
 
 

@@ -8,6 +8,7 @@ from flowshield.errors import ConfigError, DataError, ShapeError
 from flowshield.models import (
     DiffusionShield,
     FlowMatchingShield,
+    MixtureShield,
     ProjectionSettings,
     QuantileShield,
 )
@@ -21,6 +22,7 @@ SMALL = {
     "flow_matching": functools.partial(FlowMatchingShield, field_dim=8, n_layers=1, n_steps=4),
     "diffusion": functools.partial(DiffusionShield, field_dim=8, n_layers=1, n_steps=4),
     "quantile": QuantileShield,
+    "mixture": MixtureShield,
 }
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from flowshield.errors import ConfigError
-from flowshield.models import DiffusionShield, FlowMatchingShield, QuantileShield
+from flowshield.models import DiffusionShield, FlowMatchingShield, MixtureShield, QuantileShield
 
-SHIELDS = [QuantileShield, DiffusionShield, FlowMatchingShield]
+SHIELDS = [QuantileShield, MixtureShield, DiffusionShield, FlowMatchingShield]
 
 
 @pytest.mark.parametrize("make", SHIELDS)

@@ -11,7 +11,7 @@ import math
 import pytest
 import torch
 
-from flowshield.models import DiffusionShield, FlowMatchingShield, QuantileShield
+from flowshield.models import DiffusionShield, FlowMatchingShield, MixtureShield, QuantileShield
 from flowshield.models.shields.continuous import ContinuousShield
 
 RETURN_NOISE = 1.0
@@ -20,6 +20,7 @@ TYPES = {
     "flow_matching": functools.partial(FlowMatchingShield, field_dim=48, time_embed_dim=32),
     "diffusion": functools.partial(DiffusionShield, field_dim=48, time_embed_dim=32),
     "quantile": functools.partial(QuantileShield, n_layers=2),
+    "mixture": functools.partial(MixtureShield, n_layers=2),
 }
 
 
@@ -103,7 +104,8 @@ def auroc(positive, negative):
 
 # measured: flow 0.077, diffusion 0.073, quantile 0.149 nats (standard error of each: 0.01)
 @pytest.mark.parametrize(
-    ("shield_type", "tolerance"), [("flow_matching", 0.11), ("diffusion", 0.11), ("quantile", 0.2)]
+    ("shield_type", "tolerance"),
+    [("flow_matching", 0.11), ("diffusion", 0.11), ("quantile", 0.2), ("mixture", 0.05)],
 )
 def test_log_likelihood_comes_close_to_the_truths(shield_type, tolerance):
     found = excess(trained(shield_type), *held_out())
@@ -113,7 +115,8 @@ def test_log_likelihood_comes_close_to_the_truths(shield_type, tolerance):
 
 # measured in these parts: flow and diffusion up to 0.10, quantile up to 0.21
 @pytest.mark.parametrize(
-    ("shield_type", "tolerance"), [("flow_matching", 0.15), ("diffusion", 0.15), ("quantile", 0.3)]
+    ("shield_type", "tolerance"),
+    [("flow_matching", 0.15), ("diffusion", 0.15), ("quantile", 0.3), ("mixture", 0.1)],
 )
 @pytest.mark.parametrize("column", [0, 1])
 @torch.no_grad()
@@ -157,6 +160,7 @@ def test_detects_almost_as_well_as_the_truth_does(shield_type):
         ("flow_matching", (0.25, 0.7), 0.01),
         ("diffusion", (0.25, 0.7), 0.01),
         ("quantile", (0.1, 0.5), 0.03),
+        ("mixture", (0.05, 0.35), 0.01),
     ],
 )
 @torch.no_grad()

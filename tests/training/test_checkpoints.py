@@ -37,7 +37,7 @@ def batch():
     return [torch.randn(5, n, generator=generator) for n in (3, 2, 2)]
 
 
-@pytest.mark.parametrize("shield_type", ["quantile", "diffusion", "flow_matching"])
+@pytest.mark.parametrize("shield_type", ["quantile", "mixture", "diffusion", "flow_matching"])
 def test_round_trip(tmp_path, shield_type):
     agent, shield = make_agent(), make_shield(shield_type)
     optimizer = make_optimizer(agent)

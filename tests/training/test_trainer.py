@@ -118,7 +118,7 @@ def test_one_of_the_two_may_be_left_out(tmp_path, dataset):
     assert isinstance(agent, UDRLAgent) and shield is None
 
 
-@pytest.mark.parametrize("shield_type", ["quantile", "diffusion", "flow_matching"])
+@pytest.mark.parametrize("shield_type", ["quantile", "mixture", "diffusion", "flow_matching"])
 def test_every_shield_comes_calibrated_with_the_configs_projection(tmp_path, dataset, shield_type):
     config = make_config(tmp_path, projection={"horizon_weight": 0.125})
     trainer = Trainer(config)

@@ -1,0 +1,229 @@
+"""Shield by a mixture density network: Gaussians whose parameters the network gives."""
+
+__all__ = ["MixtureShield"]
+
+import math
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flowshield.errors import ConfigError
+from flowshield.models.checks import check_batch
+from flowshield.models.networks import ResidualMLP
+from flowshield.models.shields.base import BaseShield
+from flowshield.models.shields.bivariate_normal import orthant_probability
+from flowshield.models.shields.normal_mixture import NormalMixture
+
+_LOG_2PI = math.log(2 * math.pi)
+_LEAST_SCALE = 1e-3  # of a component, standardized units: keeps the density finite
+_ROWS = 4096  # of achievability at a time: 20 nodes a component take memory
+
+
+class Components(NamedTuple):
+    """Parameters of every state's Gaussians, each [batch, 1, K], standardized units.
+
+    A component's scale is lower triangular: H = mean_h + scale_h z_1 and
+    R = mean_r + slope z_1 + scale_r z_2, with z_1 and z_2 independent and standard normal.
+
+    Attributes:
+        logits: Log-weights, up to a constant.
+        mean_h: Mean of H.
+        mean_r: Mean of R.
+        scale_h: Deviation of H.
+        scale_r: Deviation of R given H.
+        slope: What R gains for a deviation of H.
+    """
+
+    logits: Tensor
+    mean_h: Tensor
+    mean_r: Tensor
+    scale_h: Tensor
+    scale_r: Tensor
+    slope: Tensor
+
+
+class MixtureShield(BaseShield):
+    """p(g | s) as a mixture of K Gaussians with full covariance, trained by exact likelihood.
+
+    A mixture density network (Bishop 1994, "Mixture density networks", NCRG/94/004): one network
+    gives every component's weight, mean and lower-triangular scale. Whatever is asked of the
+    density then has a closed form: its logarithm, samples, R given s and H (`conditional`), and
+    the probability of at least R within at most H steps (`achievability`).
+
+    No component is narrower than the noise with which commands are dequantised: R less the noise
+    has some distribution, so R given H never varies less than `return_noise`; H is uniform over
+    `horizon_noise`, to which components of a quarter of that come close.
+
+    Args:
+        state_dim: Size of a state.
+        command_dim: Size of a command: 2.
+        hidden_dim: Width of the hidden layers.
+        n_layers: Number of hidden layers.
+        n_components: K.
+        dropout: Share of hidden units left out while training.
+        horizon_noise: See `BaseShield`.
+        return_noise: See `BaseShield`.
+    """
+
+    shield_type: ClassVar[str] = "mixture"
+    _least_raw: Tensor
+
+    def __init__(
+        self,
+        state_dim: int,
+        command_dim: int = 2,
+        hidden_dim: int = 256,
+        n_layers: int = 3,
+        n_components: int = 20,
+        dropout: float = 0.0,
+        horizon_noise: float = 1.0,
+        return_noise: float = 1.0,
+    ) -> None:
+        if n_components < 1:
+            raise ConfigError(f"expected n_components of at least 1, got {n_components}")
+        super().__init__(
+            state_dim,
+            command_dim,
+            horizon_noise=horizon_noise,
+            return_noise=return_noise,
+            hidden_dim=hidden_dim,
+            n_layers=n_layers,
+            n_components=n_components,
+            dropout=dropout,
+        )
+        self.n_components = n_components
+        self.network = ResidualMLP(
+            state_dim, 6 * n_components, hidden_dim, n_layers, dropout=dropout
+        )
+        with torch.no_grad():  # components that start in one place stay together for long
+            self.network.last.bias[n_components : 3 * n_components].normal_()
+        least = torch.tensor([0.25 * horizon_noise, return_noise])
+        self.register_buffer("_least_raw", least, persistent=False)
+
+    def compute_loss(self, state: Tensor, command: Tensor) -> Tensor:
+        """Negative log-likelihood of the dequantised commands, a scalar, standardized nats.
+
+        Args:
+            state: [batch, state_dim], raw.
+            command: [batch, 2], steps and raw return.
+        """
+        g = self.command_standardizer(self.dequantize(command))
+        return -_log_density(self._components(state), g.unsqueeze(1)).mean()
+
+    def log_prob(self, state: Tensor, command: Tensor, n_steps: int | None = None) -> Tensor:
+        """log p(g | s), [batch], raw nats. There is no solver: n_steps is moot.
+
+        Args:
+            state: [batch, state_dim], raw.
+            command: [batch, 2], steps and raw return.
+            n_steps: Not used.
+        """
+        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
+        g = self.command_standardizer(command).unsqueeze(1)
+        log_prob = _log_density(self._components(state), g).squeeze(1)
+        return log_prob - self.command_standardizer.log_abs_det()
+
+    @torch.no_grad()
+    def sample_with_log_prob(
+        self, state: Tensor, n_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws a component, then its Gaussian. See `BaseShield`."""
+        check_batch(state=(state, self.state_dim))
+        components = self._components(state)
+        drawn = _drawn(components, *_noise(state, n_samples, generator))
+        log_prob = _log_density(components, drawn) - self.command_standardizer.log_abs_det()
+        return self.command_standardizer.inverse(drawn), log_prob
+
+    @torch.no_grad()
+    def conditional(self, state: Tensor, horizon: Tensor | float) -> NormalMixture:
+        """p(R | s, H): what returns go with a horizon.
+
+        Args:
+            state: [batch, state_dim], raw.
+            horizon: Steps, [batch] or one for all.
+
+        Returns:
+            A mixture a row, raw returns: its weights, means and scales [batch, K].
+        """
+        check_batch(state=(state, self.state_dim))
+        means, stds = self.command_standardizer.mean, self.command_standardizer.std
+        h = torch.as_tensor(horizon, dtype=state.dtype, device=state.device).expand(len(state))
+        c = Components(*(part.squeeze(1) for part in self._components(state)))
+        z = ((h.unsqueeze(1) - means[0]) / stds[0] - c.mean_h) / c.scale_h
+        weights = (c.logits - 0.5 * z * z - c.scale_h.log()).softmax(dim=1)
+        return NormalMixture(
+            weights, means[1] + stds[1] * (c.mean_r + c.slope * z), stds[1] * c.scale_r
+        )
+
+    @torch.no_grad()
+    def achievability(self, state: Tensor, command: Tensor) -> Tensor:
+        """P(R' >= R, H' <= H | s): how often behaviour got R at least, in H steps at most.
+
+        The sum over the components of bivariate normal orthant probabilities. A whole horizon
+        counts in full: its dequantised values reach half of `horizon_noise` above it. Falls in R
+        and rises in H, to rounding.
+
+        Args:
+            state: [batch, state_dim], raw.
+            command: [batch, 2], steps and raw return.
+
+        Returns:
+            [batch], float64, in [0, 1]; NaN where it cannot be computed.
+        """
+        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
+        parts = [slice(i, i + _ROWS) for i in range(0, max(1, len(state)), _ROWS)]
+        return torch.cat([self._orthants(state[part], command[part]) for part in parts])
+
+    def _orthants(self, state: Tensor, command: Tensor) -> Tensor:
+        c = Components(*(part.squeeze(1).double() for part in self._components(state)))
+        latest = command[:, :1] + 0.5 * self.horizon_noise
+        g = self.command_standardizer(torch.cat([latest, command[:, 1:]], dim=1)).double()
+        deviation = torch.hypot(c.slope, c.scale_r)
+        probability = orthant_probability(
+            (c.mean_h - g[:, :1]) / c.scale_h,  # of -H: at most becomes at least
+            (g[:, 1:] - c.mean_r) / deviation,
+            -c.slope / deviation,
+        )
+        return (c.logits.softmax(dim=1) * probability).sum(dim=1).clamp(max=1.0)
+
+    def _components(self, state: Tensor) -> Components:
+        """The Gaussians of raw states [batch, state_dim]."""
+        raw = self.network(self.state_standardizer(state))
+        raw = raw.view(len(state), 6, 1, self.n_components)
+        least = (self._least_raw / self.command_standardizer.std).clamp(min=_LEAST_SCALE)
+        # exponential below 1, so that small scales are learnt as fast as large ones, and linear
+        # above, so that a state like no other does not make one explode
+        scale_h, scale_r = (functional.softplus(raw[:, 3:5]) + least.view(2, 1, 1)).unbind(1)
+        logits, mean_h, mean_r, _, _, slope = raw.unbind(1)
+        return Components(logits, mean_h, mean_r, scale_h, scale_r, slope)
+
+
+def _log_density(c: Components, g: Tensor) -> Tensor:
+    """Log-density [batch, n] at standardized commands [batch, n, 2]."""
+    z_1 = (g[..., :1] - c.mean_h) / c.scale_h
+    z_2 = (g[..., 1:] - c.mean_r - c.slope * z_1) / c.scale_r
+    terms = c.logits - (c.scale_h * c.scale_r).log() - 0.5 * (z_1 * z_1 + z_2 * z_2)
+    return terms.logsumexp(dim=2) - c.logits.logsumexp(dim=2) - _LOG_2PI
+
+
+def _noise(
+    state: Tensor, n_samples: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Uniform [batch, n] and normal [batch, n, 2] noise: shared by all states if seeded."""
+    rows = len(state) if generator is None else 1
+    device, dtype = state.device, state.dtype
+    uniform = torch.rand(rows, n_samples, generator=generator, device=device, dtype=dtype)
+    normal = torch.randn(rows, n_samples, 2, generator=generator, device=device, dtype=dtype)
+    return uniform.expand(len(state), -1), normal.expand(len(state), -1, -1)
+
+
+def _drawn(c: Components, uniform: Tensor, normal: Tensor) -> Tensor:
+    """Standardized commands [batch, n, 2] from noise."""
+    reached = c.logits.squeeze(1).softmax(dim=1).cumsum(dim=1)
+    chosen = torch.searchsorted(reached, uniform.contiguous())
+    chosen = chosen.clamp(max=reached.shape[1] - 1)  # rounding may leave the sum below 1
+    mean_h, mean_r, scale_h, scale_r, slope = (part.squeeze(1).gather(1, chosen) for part in c[1:])
+    z_1, z_2 = normal.unbind(dim=2)
+    return torch.stack([mean_h + scale_h * z_1, mean_r + slope * z_1 + scale_r * z_2], dim=2)
