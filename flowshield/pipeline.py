@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,6 +22,7 @@ from flowshield.evaluation import (
     cell_record,
     dataset_record,
     evaluate_agent,
+    lend_return_bound,
     markdown_table,
     plot_calibration,
     plot_ood_detection,
@@ -163,6 +165,8 @@ def _train_one(
         f"wrote {folder.model(name)}: best epoch {result.best_epoch} of {len(result.history)}, "
         f"held-out loss {result.validation_loss:.3f} nats",
     )
+    if isinstance(model, BaseShield):
+        reporter.stage("train", f"{name}: {model.calibration}")
 
 
 # ---------------------------------------------------------------------- evaluate
@@ -179,13 +183,15 @@ def evaluate(
     dataset = dataset or _existing_dataset(config, folder)
     device = resolve_device(config.device)
     agent = UDRLAgent.load(folder.model("agent"), device)
-    shields = {name: BaseShield.load(folder.model(name), device) for name in config.shield}
+    shields = {name: _load_shield(name, config, folder, device) for name in config.shield}
     parts = Trainer(config).split(dataset)
     reporter.stage(
         "evaluate",
         f"{config.evaluation.n_episodes} episodes for each of {len(config.env.commands)} commands "
         f"without a shield and with {', '.join(shields)}",
     )
+    for name, shield in shields.items():
+        reporter.stage("evaluate", f"{name}: {shield.calibration}")
     with _timed(folder, "evaluate"):
         cells = _cells(config, folder, reporter, agent, shields)
         records = _shield_records(config, reporter, shields, parts["test"])
@@ -201,6 +207,15 @@ def evaluate(
     write_report(folder.report, results, captions)
     reporter.stage("evaluate", f"wrote {folder.results}, {folder.figures}/ and {folder.report}")
     return results
+
+
+def _load_shield(
+    name: str, config: DictConfig, folder: RunFolder, device: torch.device
+) -> BaseShield:
+    shield = BaseShield.load(folder.model(name), device)
+    if config.calibration.use_return_bound:
+        lend_return_bound(shield, make_env(config.env.name, **config.env.kwargs))
+    return shield
 
 
 def _existing_dataset(config: DictConfig, folder: RunFolder) -> TrajectoryDataset:

@@ -40,6 +40,8 @@ _TYPES: Final[dict[str, tuple[type, bool]]] = {
 
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "data.commands": ("remaining", "future"),
+    "calibration.unit": ("step", "episode"),
+    "calibration.score": ("density", "achievability"),
     "model.activation": ("silu", "relu", "gelu", "tanh", "elu"),
     "scheduler.type": ("cosine", "linear", "step", "plateau", "constant"),
     "shield.*.beta_schedule": ("linear", "cosine", "quadratic"),
@@ -90,6 +92,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "early_stopping.patience": _AT_LEAST_1,
     "early_stopping.min_delta": _AT_LEAST_0,
     "calibration.alpha": _INSIDE_0_1,
+    "calibration.groups": _AT_LEAST_1,
     "projection.n_candidates": _AT_LEAST_1,
     "projection.n_steps": _AT_LEAST_0,
     "projection.lr": _FACTOR,

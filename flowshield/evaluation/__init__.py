@@ -8,6 +8,7 @@ from flowshield.evaluation.figures import (
     plot_returns,
     plot_training_curves,
 )
+from flowshield.evaluation.lent_bound import lend_return_bound
 from flowshield.evaluation.metrics import MetricsTracker, auc_roc, f1_score
 from flowshield.evaluation.plane import start_plane
 from flowshield.evaluation.projection import evaluate_projection
@@ -40,6 +41,7 @@ __all__ = [
     "evaluate_shield",
     "f1_score",
     "false_alarms",
+    "lend_return_bound",
     "markdown_table",
     "paired_difference",
     "paired_t_test",

@@ -10,7 +10,7 @@ import torch
 from flowshield.data import TrajectoryDataset
 from flowshield.evaluation.command_plane import CommandPlane
 from flowshield.evaluation.contrast import return_bound
-from flowshield.evaluation.shield import shield_scores
+from flowshield.evaluation.shield import shield_limits, shield_scores
 from flowshield.models import BaseShield
 
 _RESOLUTION = 80
@@ -51,7 +51,7 @@ def start_plane(
         horizons=horizons,
         returns=returns,
         log_prob=scores.reshape(_RESOLUTION, _RESOLUTION),
-        threshold=shield.threshold_in_force(),
+        threshold=float(shield_limits(shield, state[None])[0]),
         requests=shown,
         projections=_projected(shield, state, shown),
         data_commands=data,
@@ -62,6 +62,6 @@ def start_plane(
 def _projected(shield: BaseShield, state: np.ndarray, requests: np.ndarray) -> np.ndarray:
     if len(requests) == 0:
         return requests
-    device = shield.threshold.device
+    device = shield.device
     states = torch.as_tensor(np.tile(state, (len(requests), 1)), device=device)
     return shield.project(states, torch.as_tensor(requests, device=device)).cpu().numpy()

@@ -32,7 +32,7 @@ def evaluate_projection(
         ShapeError: A shape is wrong.
         NotCalibratedError: The shield has no threshold.
     """
-    device = shield.threshold.device
+    device = shield.device
     command = torch.as_tensor(ood_commands, dtype=torch.float32, device=device)
     state = torch.as_tensor(states, dtype=torch.float32, device=device)
     if len(command) == 0:

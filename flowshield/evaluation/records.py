@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from flowshield.data import TrajectoryDataset
 from flowshield.data.one_step import one_step_per_episode
+from flowshield.errors import NotCalibratedError
 from flowshield.evaluation.agent import Cell
 from flowshield.evaluation.contrast import impossible_commands
 from flowshield.evaluation.metrics import roc_curve, worst_share_mean
 from flowshield.evaluation.projection import evaluate_projection
 from flowshield.evaluation.shield import (
-    CALIBRATION_LEVELS,
     detection_scores,
     evaluate_shield,
     false_alarms,
+    promised_levels,
+    shield_limits,
     shield_scores,
 )
 from flowshield.evaluation.statistics import ConfidenceInterval, paired_difference
 from flowshield.models import BaseShield
-from flowshield.models.shields import episodes_needed
 
 _PROJECTED = 200  # impossible commands whose projection is measured
 _ROC_POINTS = 200
@@ -116,19 +117,18 @@ def shield_record(
     step_scores = shield_scores(shield, test.states[single], test.commands[single])
     starts = test.episode_starts
     start_scores = shield_scores(shield, test.states[starts], test.commands[starts])
-    threshold = shield.threshold_in_force()
+    limits = shield_limits(shield, test.states)
     roc = roc_curve(-impossible_scores, -true_scores)
     return {
-        "threshold": threshold,
-        "alpha": float(shield.alpha),
-        "n_calibration": len(shield.calibration_scores),
+        **_promise(shield),
         "detection": evaluate_shield(shield, test, n_states=n_states, margin=margin, seed=seed),
-        "false_alarms": asdict(false_alarms(step_scores, threshold)),
-        "false_alarms_by_level": _by_level(shield, step_scores),
-        "start_states": asdict(false_alarms(start_scores, threshold)),
+        "false_alarms": asdict(false_alarms(step_scores, limits[single])),
+        "false_alarms_by_level": _by_level(shield, test.states[single], step_scores),
+        "start_states": asdict(false_alarms(start_scores, limits[starts])),
         "flagged_at_start": _flagged_at(shield, test.states[starts], commands),
         "projection": _projection(shield, test, margin, seed),
         "test_nll": _test_nll(shield, test, n_states, seed),
+        "n_uncomputed": shield.n_uncomputed,
         "roc": _thinned(roc.false_positive_rate, roc.true_positive_rate),
     }
 
@@ -143,23 +143,43 @@ def _behaviours(dataset: TrajectoryDataset) -> str:
     return ", ".join(shares)
 
 
-def _by_level(shield: BaseShield, scores: NDArray[np.float64]) -> list[dict[str, float]]:
-    n = len(shield.calibration_scores)
+def _promise(shield: BaseShield) -> dict[str, Any]:
+    """What the calibration promises; the threshold is the lowest, where groups have their own."""
+    calibration = shield.calibration
+    if calibration is None:
+        raise NotCalibratedError(f"the {shield.shield_type} shield was never calibrated")
+    return {
+        "threshold": min(calibration.thresholds),
+        "alpha": calibration.alpha,
+        "n_calibration": min(calibration.n),
+        "calibration": {
+            "unit": calibration.unit,
+            "score": calibration.score,
+            "thresholds": list(calibration.thresholds),
+            "n": list(calibration.n),
+            "intervals": [list(interval) for interval in calibration.intervals],
+            "promise": str(calibration),
+        },
+    }
+
+
+def _by_level(
+    shield: BaseShield, states: NDArray[np.float32], scores: NDArray[np.float64]
+) -> list[dict[str, float]]:
     return [
-        {"alpha": level, **asdict(false_alarms(scores, shield.threshold_at(level)))}
-        for level in CALIBRATION_LEVELS
-        if n >= episodes_needed(level)
+        {"alpha": a, **asdict(false_alarms(scores, shield_limits(shield, states, alpha=a)))}
+        for a in promised_levels(shield)
     ]
 
 
 def _flagged_at(
     shield: BaseShield, states: NDArray[np.float32], commands: Sequence[tuple[float, float]]
 ) -> list[dict[str, Any]]:
-    threshold = shield.threshold_in_force()
+    limits = shield_limits(shield, states)
     records = []
     for command in commands:
         requests = np.tile(np.asarray(command, dtype=np.float32), (len(states), 1))
-        flagged = shield_scores(shield, states, requests) < threshold
+        flagged = shield_scores(shield, states, requests) < limits
         records.append({"command": list(command), "rate": float(flagged.mean())})
     return records
 
@@ -179,11 +199,16 @@ def _test_nll(shield: BaseShield, test: TrajectoryDataset, n_states: int, seed: 
     """Mean negative log-likelihood of dequantised held-out commands, raw nats."""
     rng = np.random.default_rng(seed)
     steps = rng.choice(len(test), size=min(n_states, len(test)), replace=False)
-    device = shield.threshold.device
+    device = shield.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         noisy = shield.dequantize(torch.as_tensor(test.commands[steps], device=device))
-    return float(-shield_scores(shield, test.states[steps], noisy.cpu().numpy()).mean())
+        states = torch.as_tensor(test.states[steps], device=device)
+        log_prob = [
+            shield.log_prob(states[i : i + 2048], noisy[i : i + 2048])
+            for i in range(0, len(noisy), 2048)
+        ]
+    return float(-torch.cat(log_prob).double().mean())
 
 
 def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, list[float]]:

@@ -14,7 +14,6 @@ from flowshield.evaluation.contrast import impossible_commands
 from flowshield.evaluation.metrics import auc_roc, f1_score
 from flowshield.evaluation.statistics import clopper_pearson
 from flowshield.models import BaseShield
-from flowshield.models.shields import episodes_needed
 
 CALIBRATION_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _BATCH = 2048
@@ -43,7 +42,7 @@ def shield_scores(
     shield: BaseShield, states: NDArray[np.float32], commands: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Scores of raw commands [n, 2] at raw states [n, state_dim], in batches, [n]."""
-    device = shield.threshold.device
+    device = shield.device
     scores = [
         shield.score(
             torch.as_tensor(states[i : i + _BATCH], dtype=torch.float32, device=device),
@@ -52,6 +51,17 @@ def shield_scores(
         for i in range(0, len(states), _BATCH)
     ]
     return torch.cat(scores).double().cpu().numpy()
+
+
+def shield_limits(
+    shield: BaseShield,
+    states: NDArray[np.float32],
+    threshold: float | None = None,
+    alpha: float | None = None,
+) -> NDArray[np.float64]:
+    """The least supported score at raw states [n, state_dim], [n]. See `BaseShield.limits`."""
+    rows = torch.as_tensor(states, dtype=torch.float32, device=shield.device)
+    return shield.limits(rows, threshold, alpha).cpu().numpy()
 
 
 def evaluate_shield(
@@ -85,15 +95,16 @@ def evaluate_shield(
     true_scores, impossible_scores = detection_scores(
         shield, test_dataset, n_states=n_states, margin=margin, seed=seed
     )
-    limit = shield.threshold_in_force(threshold)
+    states = test_dataset.states[random_steps(test_dataset, n_states, seed)]
+    limits = shield_limits(shield, states, threshold)
     # not `<`: a threshold that is no number flags everything, as is_ood does
-    flagged, alarms = ~(impossible_scores >= limit), ~(true_scores >= limit)
+    flagged, alarms = ~(impossible_scores >= limits), ~(true_scores >= limits)
     return {
         "detection_rate": float(flagged.mean()),
         "false_positive_rate": float(alarms.mean()),
         "f1_score": f1_score(flagged, alarms),
         "auc_roc": auc_roc(-impossible_scores, -true_scores),
-        "calibration_error": _calibration_error(shield, true_scores),
+        "calibration_error": _calibration_error(shield, states, true_scores),
     }
 
 
@@ -106,10 +117,7 @@ def detection_scores(
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores of true and of impossible commands at the same random steps, [n] each."""
-    if len(dataset) == 0:
-        raise DataError("expected held-out steps to evaluate on, got an empty dataset")
-    rng = np.random.default_rng(seed)
-    steps = rng.choice(len(dataset), size=min(n_states, len(dataset)), replace=False)
+    steps = random_steps(dataset, n_states, seed)
     states = dataset.states[steps]
     return (
         shield_scores(shield, states, dataset.commands[steps]),
@@ -117,8 +125,18 @@ def detection_scores(
     )
 
 
-def false_alarms(scores: NDArray[np.float64], threshold: float) -> FalseAlarms:
-    """Counts the scores of true commands that lie below a threshold.
+def random_steps(dataset: TrajectoryDataset, n_states: int, seed: int) -> NDArray[np.int64]:
+    """Different steps at random, [n]: all, if there are fewer than asked for."""
+    if len(dataset) == 0:
+        raise DataError("expected held-out steps to evaluate on, got an empty dataset")
+    rng = np.random.default_rng(seed)
+    return rng.choice(len(dataset), size=min(n_states, len(dataset)), replace=False)
+
+
+def false_alarms(
+    scores: NDArray[np.float64], threshold: float | NDArray[np.float64]
+) -> FalseAlarms:
+    """Counts the scores of true commands that lie below a threshold, or each below its own.
 
     The interval is only right for scores that are independent of each other: one step an episode.
     """
@@ -127,11 +145,17 @@ def false_alarms(scores: NDArray[np.float64], threshold: float) -> FalseAlarms:
     return FalseAlarms(count / len(scores), count, len(scores), low, high)
 
 
-def _calibration_error(shield: BaseShield, true_scores: NDArray[np.float64]) -> float:
-    n = len(shield.calibration_scores)
-    levels = [a for a in CALIBRATION_LEVELS if n >= episodes_needed(a)]
+def promised_levels(shield: BaseShield) -> list[float]:
+    """The levels for which the shield has calibration scores enough, in every group."""
+    calibration = shield.calibration
+    return [a for a in CALIBRATION_LEVELS if calibration is not None and calibration.suffices(a)]
+
+
+def _calibration_error(
+    shield: BaseShield, states: NDArray[np.float32], true_scores: NDArray[np.float64]
+) -> float:
+    levels = promised_levels(shield)
     if not levels:
         return float("nan")
-    return float(
-        np.mean([abs((true_scores < shield.threshold_at(a)).mean() - a) for a in levels])
-    )
+    rates = [(true_scores < shield_limits(shield, states, alpha=a)).mean() for a in levels]
+    return float(np.abs(np.array(rates) - levels).mean())

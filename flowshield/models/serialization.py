@@ -1,6 +1,6 @@
 """Model files: hyperparameters and weights, read without executing anything from the file."""
 
-__all__ = ["FORMAT_VERSION", "load_payload", "save_payload"]
+__all__ = ["FORMAT_VERSIONS", "load_payload", "save_payload"]
 
 import io
 import os
@@ -12,7 +12,8 @@ import torch
 from flowshield.atomic import atomic_write
 from flowshield.errors import ConfigError, FileFormatError
 
-FORMAT_VERSION = 1
+# A shield's file holds its calibration since version 2, and with it a checkpoint's.
+FORMAT_VERSIONS = {"agent": 1, "weights": 1, "fit": 1, "shield": 2, "checkpoint": 2}
 
 
 def save_payload(path: str | os.PathLike[str], kind: str, payload: dict[str, Any]) -> None:
@@ -20,7 +21,7 @@ def save_payload(path: str | os.PathLike[str], kind: str, payload: dict[str, Any
 
     Args:
         path: The file, by custom `.pt`.
-        kind: What the file is ("agent", "shield", "checkpoint"); `load_payload` insists on it.
+        kind: What the file is, one of `FORMAT_VERSIONS`; `load_payload` insists on it.
         payload: Tensors, numbers, strings, and lists and dicts of these.
 
     Raises:
@@ -28,7 +29,7 @@ def save_payload(path: str | os.PathLike[str], kind: str, payload: dict[str, Any
     """
     # by way of memory: on a full disk torch.save raises a RuntimeError about file positions
     buffer = io.BytesIO()
-    torch.save({"format_version": FORMAT_VERSION, "kind": kind, **payload}, buffer)
+    torch.save({"format_version": FORMAT_VERSIONS[kind], "kind": kind, **payload}, buffer)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
 
@@ -57,11 +58,11 @@ def load_payload(
         ) from e
     if not isinstance(payload, dict) or "format_version" not in payload:
         raise FileFormatError(f"{path} was not written by flowshield: no format version in it")
-    if payload["format_version"] != FORMAT_VERSION:
-        raise FileFormatError(
-            f"{path} has format version {payload['format_version']!r}; this release reads "
-            f"version {FORMAT_VERSION}"
-        )
     if payload.get("kind") != kind:
         raise FileFormatError(f"{path} holds a {payload.get('kind')!r}, expected a {kind!r}")
+    if payload["format_version"] != FORMAT_VERSIONS[kind]:
+        raise FileFormatError(
+            f"{path} has format version {payload['format_version']!r}; this release reads "
+            f"version {FORMAT_VERSIONS[kind]} of a {kind}"
+        )
     return payload

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from flowshield.config import resolve, shield_settings
 from flowshield.data import TrajectoryDataset, TransitionTensors
-from flowshield.data.one_step import one_step_per_episode
 from flowshield.errors import ConfigError, DataError
 from flowshield.models import BaseShield, ProjectionSettings, UDRLAgent
-from flowshield.models.shields import episodes_needed
+from flowshield.models.shields import Calibration, StateGroups, episodes_needed
 from flowshield.training.device import resolve_device
 from flowshield.training.fit import fit
 from flowshield.training.fit_settings import FitResult, FitSettings
@@ -122,8 +121,8 @@ class Trainer:
             n_epochs: Epochs; None = the config's shield_epochs (100 in train.yaml).
 
         Returns:
-            The shield with the weights of its best epoch, calibrated at `calibration.alpha` on
-            one random step of each calibration episode, in evaluation mode.
+            The shield with the weights of its best epoch, calibrated on the calibration episodes
+            as the config's `calibration` says, in evaluation mode.
 
         Raises:
             ConfigError: The type is unknown.
@@ -141,9 +140,13 @@ class Trainer:
         )
         shield.projection = ProjectionSettings(**self.config.projection)
         shield.fit_standardizers(train.tensors.states, train.tensors.commands)
+        # of the training episodes: groups that had seen the calibration would cost exactness
+        groups = shield.fit_groups(
+            train.tensors.states, self.config.calibration.groups, self.config.seed
+        )
         epochs = self.config.shield_epochs if n_epochs is None else n_epochs
         self._fit(shield_type, shield, train, validation, epochs, learning_rate)
-        self.calibrate(shield, parts["calibration"])
+        self.calibrate(shield, parts["calibration"], groups)
         return shield
 
     def train(
@@ -170,15 +173,28 @@ class Trainer:
         shield = self.train_shield(dataset) if train_shield else None
         return agent, shield
 
-    def calibrate(self, shield: BaseShield, episodes: TrajectoryDataset) -> float:
-        """Sets the shield's threshold from one random step of each episode.
+    def calibrate(
+        self,
+        shield: BaseShield,
+        episodes: TrajectoryDataset,
+        groups: StateGroups | None = None,
+    ) -> Calibration:
+        """Sets the shield's score and threshold as the config's `calibration` says.
 
-        Returns:
-            The threshold, raw nats.
+        Args:
+            shield: Trained.
+            episodes: That trained and selected nothing.
+            groups: Groups of states; None = k-means of these episodes' own states.
         """
-        steps = torch.as_tensor(one_step_per_episode(episodes, self.config.seed))
-        states, commands = _Pairs(self._tensors(episodes)).batch(steps.to(self.device))
-        return shield.calibrate(states, commands, alpha=self.config.calibration.alpha)
+        settings = self.config.calibration
+        shield.score_type = settings.score
+        return shield.calibrate(
+            episodes,
+            alpha=settings.alpha,
+            unit=settings.unit,
+            groups=settings.groups if groups is None else groups,
+            seed=self.config.seed,
+        )
 
     def _fit(
         self,

@@ -50,7 +50,7 @@ def one_step_episodes(n, seed):
 def shield():
     known = KnownShield(2)
     data = one_step_episodes(1999, seed=0)
-    known.calibrate(torch.as_tensor(data.states), torch.as_tensor(data.commands), alpha=0.05)
+    known.calibrate(data, alpha=0.05)
     return known
 
 

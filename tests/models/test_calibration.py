@@ -12,7 +12,7 @@ from flowshield.models import (
     MixtureShield,
     QuantileShield,
 )
-from flowshield.models.shields import conformal_threshold, episodes_needed
+from flowshield.models.shields import ExchangeablePairs, conformal_threshold, episodes_needed
 
 SMALL = {
     "flow_matching": functools.partial(FlowMatchingShield, field_dim=8, n_layers=1),
@@ -41,9 +41,13 @@ def pairs(scores):
     return torch.zeros(len(scores), 1), torch.stack([torch.ones_like(scores), scores], dim=1)
 
 
+def given(state, command):
+    return ExchangeablePairs(state.numpy(), command.numpy())
+
+
 def calibrated(scores, alpha=0.1):
     shield = ReturnShield(1)
-    shield.calibrate(*pairs(scores), alpha)
+    shield.calibrate(given(*pairs(scores)), alpha)
     return shield
 
 
@@ -112,7 +116,7 @@ def test_the_order_of_the_calibration_scores_does_not_matter():
 
 def test_a_score_at_the_threshold_is_no_alarm_and_one_below_is():
     shield = calibrated(range(19), 0.1)  # k = 2
-    assert float(shield.threshold) == 1.0 and float(shield.alpha) == pytest.approx(0.1)
+    assert float(shield.threshold) == 1.0 and shield.calibration.alpha == 0.1
     state, command = pairs([1.0, 0.999, 1.001, -math.inf, math.nan, math.inf])
     # what cannot be computed, or is no density, is not supported
     expected = [False, True, False, True, True, True]
@@ -156,25 +160,24 @@ def test_bad_calibration_data_are_refused_and_change_nothing():
     shield = calibrated(range(19))
     state, command = pairs(range(40))
     with pytest.raises(DataError, match=r"commands.*1 that are not, the first at \[3, 1\]"):
-        shield.calibrate(
-            state, command.index_put((torch.tensor(3), torch.tensor(1)), torch.tensor(math.nan))
-        )
+        bad = command.index_put((torch.tensor(3), torch.tensor(1)), torch.tensor(math.nan))
+        shield.calibrate(given(state, bad))
     with pytest.raises(ShapeError, match=r"state: expected shape \[batch, 1\], got \[40\]"):
-        shield.calibrate(state[:, 0], command)
+        shield.calibrate(given(state[:, 0], command))
     with pytest.raises(ShapeError, match="expected 40 rows like the other, got 39"):
-        shield.calibrate(state, command[:39])
+        shield.calibrate(given(state, command[:39]))
     with pytest.raises(DataError, match="needs at least 99"):
-        shield.calibrate(state, command, 0.01)
+        shield.calibrate(given(state, command), 0.01)
     with pytest.raises(DataError, match="2 of 3 scores are NaN"):
         conformal_threshold(torch.tensor([1.0, math.nan, math.nan]), 0.5)
-    assert float(shield.threshold) == 1.0 and len(shield.calibration_scores) == 19
+    assert float(shield.threshold) == 1.0 and shield.calibration.n == (19,)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_shield_that_cannot_compute_fails_closed(name):
     shield = SMALL[name](1, hidden_dim=8)
     state, command = torch.zeros(40, 1), torch.randn(40, 2)
-    shield.calibrate(state, command, 0.1)
+    shield.calibrate(given(state, command), 0.1)
     for parameter in shield.parameters():
         parameter.data.fill_(math.nan)
     assert shield.is_ood(state, command).all()
@@ -182,14 +185,14 @@ def test_a_shield_that_cannot_compute_fails_closed(name):
     assert projection.changed.all() and not projection.supported.any()
     # nor can it be calibrated into passing everything
     with pytest.raises(DataError, match="40 of 40 calibration scores are -inf"):
-        shield.calibrate(state, command, 0.1)
+        shield.calibrate(given(state, command), 0.1)
 
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_never_supported(name, bad):
     shield = SMALL[name](1, hidden_dim=8)
-    shield.calibrate(torch.zeros(40, 1), torch.randn(40, 2), 0.1)
+    shield.calibrate(given(torch.zeros(40, 1), torch.randn(40, 2)), 0.1)
     command = torch.tensor([[bad, 0.0], [0.0, bad], [bad, bad], [0.0, 0.0]])
     assert shield.is_ood(torch.zeros(4, 1), command).tolist() == [True, True, True, False]
     if math.isnan(bad):

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from flowshield.models import BaseShield, CommandedPolicy, UDRLAgent
+from flowshield.models.shields import Calibration, StateGroups
 
 
 class EchoAgent(UDRLAgent):
@@ -36,8 +37,9 @@ class CeilingShield(BaseShield):
 
 def ceiling_shield():
     shield = CeilingShield(2)
-    shield.threshold.fill_(-1.0)
-    shield.calibration_scores = torch.zeros(1, dtype=torch.float64)
+    shield.calibration = Calibration.of_scores(
+        [-torch.ones(9)], 0.1, unit="step", score="density", groups=StateGroups.single(2)
+    )
     shield.projection = shield.projection._replace(n_steps=0)
     return shield
 

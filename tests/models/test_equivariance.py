@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from flowshield.models import DiffusionShield, FlowMatchingShield, MixtureShield, QuantileShield
+from flowshield.models.shields import ExchangeablePairs
 
 TYPES = {
     "flow_matching": functools.partial(FlowMatchingShield, field_dim=16),
@@ -75,8 +76,8 @@ def test_verdict_and_projection_do_not_depend_on_the_units(name):
     scale = torch.tensor([1.0, 8.0])
     with torch.enable_grad():
         shield, scaled = trained(name, state, command), trained(name, state, command * scale, 1, 8)
-    shield.calibrate(state, command, 0.1)
-    scaled.calibrate(state, command * scale, 0.1)
+    shield.calibrate(ExchangeablePairs(state.numpy(), command.numpy()), 0.1)
+    scaled.calibrate(ExchangeablePairs(state.numpy(), (command * scale).numpy()), 0.1)
     request = torch.tensor([[500.0, 900.0], [3.0, 400.0], [20.0, -700.0]])
     found = shield.project_in_detail(state[:3], request)
     other = scaled.project_in_detail(state[:3], request * scale)

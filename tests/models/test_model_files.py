@@ -20,6 +20,7 @@ from flowshield.models import (
     UDRLAgent,
 )
 from flowshield.models.serialization import load_payload, save_payload
+from flowshield.models.shields import ExchangeablePairs
 
 SHIELDS = {
     "flow_matching": functools.partial(
@@ -52,7 +53,7 @@ def shield(name="quantile", calibrate=True):
     made.fit_standardizers(states, commands)
     made.projection = made.projection._replace(n_candidates=17, n_steps=2, horizon_weight=0.3)
     if calibrate:
-        made.calibrate(states, commands, 0.1)
+        made.calibrate(ExchangeablePairs(states.numpy(), commands.numpy()), 0.1)
     return made.eval()
 
 
@@ -179,11 +180,11 @@ def test_a_torch_file_of_another_program_is_refused(payload, tmp_path):
         UDRLAgent.load(tmp_path / "other.pt")
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, "1.0", None])
+@pytest.mark.parametrize("version", [0, 1, 99, "2.0", None])
 def test_an_unknown_version_is_refused(version, tmp_path):
     payload = {"format_version": version, "kind": "shield", **shield().payload()}
     torch.save(payload, tmp_path / "shield.pt")
-    with pytest.raises(FileFormatError, match=r"format version .*; this release reads version 1"):
+    with pytest.raises(FileFormatError, match=r"format version .*; this release reads version 2"):
         BaseShield.load(tmp_path / "shield.pt")
 
 

@@ -13,10 +13,11 @@ from flowshield.models import (
     QuantileShield,
 )
 from flowshield.models.networks import Standardizer
+from flowshield.models.shields import ExchangeablePairs
 from flowshield.models.shields.projection import nearest_supported, scaled_distance
 
 UNITS = torch.tensor([60.0, 110.0])
-THRESHOLD = -1.0  # the disc of radius 1
+LIMIT = -1.0  # the disc of radius 1
 
 SMALL = {
     "flow_matching": functools.partial(FlowMatchingShield, field_dim=8, n_layers=1, n_steps=4),
@@ -84,6 +85,11 @@ def nearest_distance(state, command, disc, horizon_weight):
     return squares.min(dim=1).values.sqrt()
 
 
+def projected(shield, state, command, limit, settings):
+    limits = torch.full((len(state),), limit, dtype=torch.float64)
+    return nearest_supported(shield, state, command, limits, settings)
+
+
 def random_shield(name):
     """Weights that are not trained, calibrated on the model's own samples."""
     torch.manual_seed(2)
@@ -93,7 +99,9 @@ def random_shield(name):
     shield.command_standardizer.mean.copy_(torch.tensor([200.0, 50.0]))
     shield.command_standardizer.std.copy_(UNITS)
     states = torch.randn(400, 3)
-    shield.calibrate(states, shield.sample(states)[:, 0], 0.1)
+    shield.calibrate(
+        ExchangeablePairs(states.numpy(), shield.sample(states)[:, 0].detach().numpy()), 0.1
+    )
     states = torch.randn(30, 3)
     spread = torch.linspace(0.1, 5, 30).unsqueeze(1) * UNITS
     return shield, states, shield.sample(states)[:, 0] + spread * torch.randn(30, 2)
@@ -112,8 +120,8 @@ def test_scaled_distance_by_hand():
 def test_supported_requests_come_back_as_they_are(n_steps):
     disc, (state, command) = Disc(), requests()
     before = command.clone()
-    found = nearest_supported(disc, state, command, THRESHOLD, exactly(n_steps=n_steps))
-    supported = disc.score(state, command) >= THRESHOLD
+    found = projected(disc, state, command, LIMIT, exactly(n_steps=n_steps))
+    supported = disc.score(state, command) >= LIMIT
     assert 10 < int(supported.sum()) < 35
     assert torch.equal(found.changed, ~supported)
     assert torch.equal(found.command[supported], command[supported])
@@ -126,13 +134,13 @@ def test_supported_requests_come_back_as_they_are(n_steps):
 def test_what_comes_back_is_supported_and_says_what_it_is(n_steps, horizon_weight):
     disc, (state, command) = Disc(), requests()
     settings = exactly(n_steps=n_steps, horizon_weight=horizon_weight)
-    found = nearest_supported(disc, state, command, THRESHOLD, settings)
+    found = projected(disc, state, command, LIMIT, settings)
     assert found.supported.all()
-    assert bool((disc.score(state, found.command) >= THRESHOLD).all())
+    assert bool((disc.score(state, found.command) >= LIMIT).all())
     torch.testing.assert_close(found.score, disc.score(state, found.command))
     expected = scaled_distance(found.command, command, disc.command_standardizer, horizon_weight)
     torch.testing.assert_close(found.distance, expected, rtol=1e-4, atol=1e-5)
-    again = nearest_supported(disc, state, found.command, THRESHOLD, settings)
+    again = projected(disc, state, found.command, LIMIT, settings)
     assert torch.equal(again.command, found.command) and not again.changed.any()
 
 
@@ -141,7 +149,7 @@ def test_what_comes_back_is_supported_and_says_what_it_is(n_steps, horizon_weigh
 def test_with_many_candidates_it_is_the_nearest_point_of_the_disc(horizon_weight):
     disc, (state, command) = Disc(), requests()
     settings = exactly(n_candidates=4000, horizon_weight=horizon_weight)
-    found = nearest_supported(disc, state, command, THRESHOLD, settings)
+    found = projected(disc, state, command, LIMIT, settings)
     exact = nearest_distance(state, command, disc, horizon_weight)[found.changed]
     excess = found.distance[found.changed] - exact
     assert float(excess.min()) > -1e-3 and float(excess.max()) < 0.05
@@ -149,7 +157,7 @@ def test_with_many_candidates_it_is_the_nearest_point_of_the_disc(horizon_weight
 
 def test_the_nearest_point_of_a_disc_lies_on_the_way_to_its_middle():
     disc, (state, command) = Disc(), requests()
-    found = nearest_supported(disc, state, command, THRESHOLD, exactly(n_candidates=4000))
+    found = projected(disc, state, command, LIMIT, exactly(n_candidates=4000))
     z = disc.command_standardizer
     way = z(command) - state
     expected = state + way / way.norm(dim=1, keepdim=True)
@@ -162,8 +170,8 @@ def test_the_horizon_weight_decides_what_is_given_up():
     disc, state = Disc(), torch.zeros(1, 2)
     request = torch.tensor([[200.0 + 5 * 60, 50.0 + 0.6 * 110]])
     evenly, by_return = (
-        nearest_supported(
-            disc, state, request, THRESHOLD, exactly(n_candidates=4000, horizon_weight=weight)
+        projected(
+            disc, state, request, LIMIT, exactly(n_candidates=4000, horizon_weight=weight)
         ).command[0]
         for weight in (1.0, 1e-3)
     )
@@ -175,12 +183,12 @@ def test_the_horizon_weight_decides_what_is_given_up():
 @pytest.mark.parametrize("settings", [ProjectionSettings(), exactly(), exactly(n_steps=0)])
 def test_it_is_never_farther_than_the_nearest_supported_candidate(settings):
     disc, (state, command) = Disc(), requests()
-    found = nearest_supported(disc, state, command, THRESHOLD, settings)
+    found = projected(disc, state, command, LIMIT, settings)
     rows = found.changed.nonzero().squeeze(1)
     flat = disc.samples.reshape(-1, 2)
     n = disc.samples.shape[1]
     assert disc.samples.shape == (len(rows), settings.n_candidates, 2)
-    supported = disc.score(state[rows].repeat_interleave(n, 0), flat).view(-1, n) > THRESHOLD + 0.01
+    supported = disc.score(state[rows].repeat_interleave(n, 0), flat).view(-1, n) > LIMIT + 0.01
     assert bool(supported.any(1).all()) and not supported.all()
     distances = scaled_distance(
         disc.samples,
@@ -195,8 +203,8 @@ def test_it_is_never_farther_than_the_nearest_supported_candidate(settings):
 def test_of_the_equally_near_candidates_the_likeliest_is_taken():
     disc, (state, command) = Disc(), requests()
     nearest, traded = (
-        nearest_supported(
-            disc, state, command, THRESHOLD, exactly(n_candidates=500, n_steps=0, tolerance=far)
+        projected(
+            disc, state, command, LIMIT, exactly(n_candidates=500, n_steps=0, tolerance=far)
         )
         for far in (0.0, 0.2)
     )
@@ -221,11 +229,11 @@ def test_of_the_equally_near_candidates_the_likeliest_is_taken():
 def test_refinement_only_ever_comes_nearer(horizon_weight, lr):
     disc, (state, command) = Disc(), requests()
     distances = [
-        nearest_supported(
+        projected(
             disc,
             state,
             command,
-            THRESHOLD,
+            LIMIT,
             exactly(n_steps=n, lr=lr, horizon_weight=horizon_weight),
         ).distance
         for n in (0, 1, 2, 3)
@@ -238,7 +246,7 @@ def test_refinement_only_ever_comes_nearer(horizon_weight, lr):
 def test_one_round_explores_no_more_than_its_share_of_the_way():
     disc, (state, command) = Disc(), requests()
     start, end = (
-        nearest_supported(disc, state, command, THRESHOLD, exactly(n_steps=n, lr=0.1))
+        projected(disc, state, command, LIMIT, exactly(n_steps=n, lr=0.1))
         for n in (0, 1)
     )
     share = (start.distance - end.distance) / start.distance.clamp(min=1e-9)
@@ -249,7 +257,7 @@ def test_refinement_does_not_jump_a_gap():
     # the request lies just beyond the second disc; every sample lies in the first
     discs, state = TwoDiscs(reach=0.9), torch.zeros(1, 2)
     request = torch.tensor([[200.0 + 5.5 * 60, 50.0]])
-    found = nearest_supported(discs, state, request, THRESHOLD, exactly(n_steps=3))
+    found = projected(discs, state, request, LIMIT, exactly(n_steps=3))
     z = discs.command_standardizer(found.command)
     assert found.supported.all()
     assert float(z.norm()) <= 1.0
@@ -258,11 +266,11 @@ def test_refinement_does_not_jump_a_gap():
 def test_the_same_request_gets_the_same_answer():
     state, command = requests()
     torch.manual_seed(1)
-    one = nearest_supported(Disc(), state, command, THRESHOLD, exactly())
+    one = projected(Disc(), state, command, LIMIT, exactly())
     torch.manual_seed(2)
-    two = nearest_supported(Disc(), state, command, THRESHOLD, exactly())
+    two = projected(Disc(), state, command, LIMIT, exactly())
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    alone = nearest_supported(Disc(), state[-1:], command[-1:], THRESHOLD, exactly())
+    alone = projected(Disc(), state[-1:], command[-1:], LIMIT, exactly())
     torch.testing.assert_close(alone.command[0], one.command[-1])
 
 
@@ -272,14 +280,14 @@ def test_no_answer_asks_for_less_than_one_step(n_steps, horizon):
     # the disc reaches from a horizon of -59 to 61
     disc, state = Disc(mean=(1.0, 50.0)), torch.zeros(1, 2)
     request = torch.tensor([[horizon, 400.0]])
-    found = nearest_supported(disc, state, request, THRESHOLD, exactly(n_steps=n_steps))
+    found = projected(disc, state, request, LIMIT, exactly(n_steps=n_steps))
     assert found.changed.all() and found.supported.all()
     assert float(found.command[0, 0]) >= 1.0
 
 
 def test_where_nothing_is_supported_the_best_sample_comes_back_and_says_so():
     disc, (state, command) = Disc(), requests()
-    found = nearest_supported(disc, state, command, 0.5, exactly(n_steps=0))  # scores end at 0
+    found = projected(disc, state, command, 0.5, exactly(n_steps=0))  # scores end at 0
     assert found.changed.all() and not found.supported.any()
     assert bool((found.score < 0.5).all())
     best = (
@@ -295,11 +303,11 @@ def test_requests_that_are_not_finite_are_refused():
     state, command = requests(3)
     command[1, 0] = math.nan
     with pytest.raises(DataError, match=r"command: expected finite numbers, got 1.*\[1, 0\]"):
-        nearest_supported(Disc(), state, command, THRESHOLD, exactly())
+        projected(Disc(), state, command, LIMIT, exactly())
     state, command = requests(3)
     state[2, 1] = math.inf
     with pytest.raises(DataError, match=r"state: expected finite numbers, got 1.*\[2, 1\]"):
-        nearest_supported(Disc(), state, command, THRESHOLD, exactly())
+        projected(Disc(), state, command, LIMIT, exactly())
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -329,7 +337,7 @@ def test_a_looser_threshold_flags_less_and_moves_less(name):
     shield, states, commands = random_shield(name)
     shield.projection = exactly(n_candidates=256)
     strict = shield.project_in_detail(states, commands)
-    shield.threshold.fill_(shield.threshold_at(0.01))
+    shield.calibration = shield.calibration.at(0.01)
     loose = shield.project_in_detail(states, commands)
     assert bool((loose.changed <= strict.changed).all())
     both = strict.supported & loose.supported

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from flowshield.models import DiffusionShield, FlowMatchingShield, MixtureShield, QuantileShield
+from flowshield.models.shields import ExchangeablePairs
 from flowshield.models.shields.continuous import ContinuousShield
 
 RETURN_NOISE = 1.0
@@ -217,7 +218,9 @@ def test_calibrated_on_the_chain_it_flags_alpha_of_new_runs(shield_type):
     shield = trained(shield_type)
     torch.manual_seed(5)
     states = draw_states(1999)
-    shield.calibrate(states, draw_commands(states), alpha=0.1)
+    shield.calibrate(
+        ExchangeablePairs(states.numpy(), draw_commands(states).numpy()), alpha=0.1
+    )
     states = draw_states(4000)
     rate = float(shield.is_ood(states, draw_commands(states)).float().mean())
     # Beta(200, 1800) for the threshold and binomial for the rate: one deviation is 0.0082

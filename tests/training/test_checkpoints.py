@@ -10,6 +10,7 @@ import torch
 from flowshield.errors import ConfigError, FileFormatError
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.models.serialization import save_payload
+from flowshield.models.shields import ExchangeablePairs
 from flowshield.training import load_checkpoint, save_checkpoint
 
 
@@ -44,7 +45,8 @@ def test_round_trip(tmp_path, shield_type):
     state, action, command = batch()
     agent.fit_standardizers(state, command)
     shield.fit_standardizers(state, command)
-    shield.calibrate(state.repeat(8, 1), command.repeat(8, 1), alpha=0.2)
+    pairs = ExchangeablePairs(state.repeat(8, 1).numpy(), command.repeat(8, 1).numpy())
+    shield.calibrate(pairs, alpha=0.2)
     path = tmp_path / "new" / "checkpoint.pt"
     save_checkpoint(path, agent, shield, optimizer, 17)
     loaded = load_checkpoint(path)
@@ -119,7 +121,7 @@ def test_a_file_of_another_kind_or_version(tmp_path):
     with pytest.raises(FileFormatError, match="holds a 'agent', expected a 'checkpoint'"):
         load_checkpoint(path)
     save_payload(path, "checkpoint", {"format_version": 999})
-    with pytest.raises(FileFormatError, match="format version 999; this release reads version 1"):
+    with pytest.raises(FileFormatError, match="format version 999; this release reads version 2"):
         load_checkpoint(path)
     torch.save({"model": torch.zeros(3)}, path)
     with pytest.raises(FileFormatError, match="not written by flowshield"):

@@ -86,7 +86,7 @@ def test_the_specs_example(tmp_path, monkeypatch, dataset):
     state, command = torch.zeros(4, 3), torch.tensor([[3.0, 0.0]]).repeat(4, 1)
     assert agent.sample(state, command).shape == (4, 2)
     assert shield.is_ood(state, command).shape == (4,)  # calibrated: no threshold is given
-    assert float(shield.alpha) == pytest.approx(0.05)
+    assert shield.calibration.alpha == pytest.approx(0.05)
     assert set(trainer.results) == {"agent", "flow_matching"}
     for name in ("agent", "flow_matching"):
         assert (tmp_path / "checkpoints" / name / "last.pt").is_file()
@@ -126,7 +126,7 @@ def test_every_shield_comes_calibrated_with_the_configs_projection(tmp_path, dat
     assert shield.shield_type == shield_type
     assert shield.projection.horizon_weight == 0.125
     parts = trainer.split(dataset)
-    assert len(shield.calibration_scores) == parts["calibration"].n_episodes
+    assert shield.calibration.n == (parts["calibration"].n_episodes,)
     train = torch.from_numpy(parts["train"].states)
     torch.testing.assert_close(shield.state_standardizer.mean, train.mean(dim=0))
 
@@ -152,13 +152,13 @@ def test_parts_are_disjoint_by_episode_and_keep_to_their_purpose(tmp_path, datas
 
 def test_calibration_takes_one_step_of_each_calibration_episode(tmp_path, dataset, monkeypatch):
     seen = []
-    calibrate = BaseShield.calibrate
+    score = BaseShield.score
 
-    def spy(shield, states, commands, **options):
-        seen.append(states)
-        return calibrate(shield, states, commands, **options)
+    def spy(shield, state, command):
+        seen.append(state)
+        return score(shield, state, command)
 
-    monkeypatch.setattr(BaseShield, "calibrate", spy)
+    monkeypatch.setattr(BaseShield, "score", spy)
     trainer = Trainer(make_config(tmp_path))
     trainer.train_shield(dataset, "quantile", n_epochs=1)
     drawn = seen[0][:, 0].tolist()

@@ -1,20 +1,41 @@
 """What every shield can do: score, sample, calibrate, decide, project, save and load."""
 
-__all__ = ["BaseShield"]
+__all__ = ["SCORES", "BaseShield"]
 
+import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flowshield.errors import ConfigError, FileFormatError, NotCalibratedError, unknown_name
+from flowshield.errors import (
+    ConfigError,
+    DataError,
+    FileFormatError,
+    NotCalibratedError,
+    unknown_name,
+)
 from flowshield.models.checks import check_batch, check_finite
 from flowshield.models.networks import Standardizer
 from flowshield.models.serialization import load_payload, save_payload
-from flowshield.models.shields.calibration import conformal_threshold
+from flowshield.models.shields.achievability import log_achievability_by_samples
+from flowshield.models.shields.calibration import Calibration, EpisodeData, calibration_scores
+from flowshield.models.shields.frontier import Frontier, highest_supported
+from flowshield.models.shields.groups import StateGroups
 from flowshield.models.shields.projection import Projection, ProjectionSettings, nearest_supported
+
+SCORES = ("density", "achievability")
+
+_SEED = 0  # of common noise: the same question gets the same answer
+_BATCH = 2048
+_MOST_SAMPLES = 2**16  # drawn at a time
+_FRONTIER_SAMPLES = 64
+_FRONTIER_HORIZONS = 32
 
 
 class BaseShield(nn.Module, ABC):
@@ -36,13 +57,19 @@ class BaseShield(nn.Module, ABC):
         horizon_noise: Width of the uniform noise on horizons, steps.
         return_noise: Standard deviation of the Gaussian noise on returns, raw reward.
         hyperparameters: Further arguments of the subclass's constructor.
+
+    Attributes:
+        calibration: The thresholds and what they promise; None before `calibrate`.
+        projection: How the nearest supported command is searched.
+        return_bound: Gives the highest return that any policy can get from raw states
+            [batch, state_dim], [batch], where an environment lends one, else None. Not saved.
+        n_uncomputed: How many scores could not be computed, and were taken for unsupported.
+        achievability_samples: Samples a state of an achievability that is not in closed form.
     """
 
     shield_type: ClassVar[str] = ""
+    achievability_samples: ClassVar[int] = 256
     _types: ClassVar[dict[str, type["BaseShield"]]] = {}
-    calibration_scores: Tensor
-    threshold: Tensor
-    alpha: Tensor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Makes the subclass known by its `shield_type`, for `BaseShield.load`."""
@@ -74,9 +101,10 @@ class BaseShield(nn.Module, ABC):
         self.projection = ProjectionSettings()
         self.state_standardizer = Standardizer(state_dim)
         self.command_standardizer = Standardizer(command_dim)
-        self.register_buffer("calibration_scores", torch.empty(0, dtype=torch.float64))
-        self.register_buffer("threshold", torch.tensor(float("nan"), dtype=torch.float64))
-        self.register_buffer("alpha", torch.tensor(float("nan"), dtype=torch.float64))
+        self.calibration: Calibration | None = None
+        self._score_type = "density"
+        self.return_bound: Callable[[Tensor], Tensor] | None = None
+        self.n_uncomputed = 0
 
     # ------------------------------------------------------------------ the model of p(g | s)
 
@@ -150,60 +178,219 @@ class BaseShield(nn.Module, ABC):
         """
         return -self.log_prob(state, self.dequantize(command)).mean()
 
+    # ------------------------------------------------------------------ scores
+
+    def log_probs(self, state: Tensor, commands: Tensor) -> Tensor:
+        """`log_prob` of several commands at each state, [batch, m].
+
+        For a subclass whose work on the state alone can be shared by its commands to override.
+
+        Args:
+            state: [batch, state_dim], raw.
+            commands: [batch, m, 2], steps and raw return.
+        """
+        m = commands.shape[1]
+        flat = self.log_prob(state.repeat_interleave(m, dim=0), commands.flatten(0, 1))
+        return flat.view(len(state), m)
+
+    @torch.no_grad()
+    def log_achievabilities(self, state: Tensor, commands: Tensor) -> Tensor:
+        """log P(R' >= R, H' <= H | s) of several requests at each state, [batch, m], nats.
+
+        By samples here, the same noise for every state; a subclass that knows it in closed form
+        overrides this. H' is a whole number that the density is spread over a step about: "H
+        steps at the latest" therefore ends at H + horizon_noise / 2. R' carries return_noise.
+
+        Args:
+            state: [batch, state_dim], raw.
+            commands: Requests [batch, m, 2], steps and raw return.
+        """
+        n = self.achievability_samples
+        latest = commands.double() + commands.new_tensor([self.horizon_noise / 2, 0.0]).double()
+        rows = max(1, _MOST_SAMPLES // n)
+        parts = [
+            log_achievability_by_samples(
+                self.common_samples(state[i : i + rows], n)[0],
+                latest[i : i + rows],
+                self.command_standardizer.std,
+            )
+            for i in range(0, len(state), rows)
+        ]
+        return torch.cat(parts) if parts else latest.new_empty(commands.shape[:2])
+
+    def common_samples(self, state: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+        """Like `sample_with_log_prob`, from the same noise for every state and at every call."""
+        generator = torch.Generator(device=state.device).manual_seed(_SEED)
+        return self.sample_with_log_prob(state, n_samples, generator)
+
+    def achievability(self, state: Tensor, command: Tensor) -> Tensor:
+        """P(R' >= R, H' <= H | s): how likely the behaviour reaches the request or better, [batch].
+
+        It falls in R and rises in H. That tells it from the density: a modest request is rare
+        among what the behaviour did, and yet likely to be met.
+
+        Args:
+            state: [batch, state_dim], raw.
+            command: Requests [batch, 2], steps and raw return.
+        """
+        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
+        return self.log_achievabilities(state, command.unsqueeze(1)).squeeze(1).exp()
+
+    @property
+    def score_type(self) -> str:
+        """What `score` is, and verdicts therefore are about.
+
+        "density": log p(g | s). Right where the request should be *typical* of the data, such as
+        for a policy that follows badly wherever it saw nothing: a modest request (half the return
+        in twice the time) may be flagged because nobody ever did so little.
+
+        "achievability": log P(R' >= R, H' <= H | s). Right where the question is whether so much
+        can be had so soon; a modest request is never flagged for being rare. It does not see that
+        the policy has no example of it.
+
+        Setting it to the other one drops the calibration: a threshold is for one score.
+        """
+        return self._score_type
+
+    @score_type.setter
+    def score_type(self, name: str) -> None:
+        if name not in SCORES:
+            raise unknown_name("score", name, SCORES)
+        if name != self._score_type:
+            self.calibration = None
+        self._score_type = name
+
+    def score(self, state: Tensor, command: Tensor) -> Tensor:
+        """How well supported, [batch], nats: log p(g | s), or log P (see `score_type`).
+
+        -inf where it cannot be computed (a verdict must fail closed: `n_uncomputed` counts these),
+        and above `return_bound`.
+
+        Args:
+            state: [batch, state_dim], raw.
+            command: [batch, 2], steps and raw return.
+        """
+        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
+        return self.scores(state, command.unsqueeze(1)).squeeze(1)
+
+    @torch.no_grad()
+    def scores(self, state: Tensor, commands: Tensor, score_type: str | None = None) -> Tensor:
+        """`score` of several commands at each state, [batch, m].
+
+        Args:
+            state: [batch, state_dim], raw.
+            commands: [batch, m, 2], steps and raw return.
+            score_type: "density" or "achievability"; None = the shield's own.
+        """
+        by_density = (score_type or self.score_type) == "density"
+        values = (self.log_probs if by_density else self.log_achievabilities)(state, commands)
+        finite = commands.isfinite().all(dim=2) & state.isfinite().all(dim=1, keepdim=True)
+        computed = finite & (values < torch.inf)  # NaN is not below anything; -inf is a density
+        self.n_uncomputed += int((~computed).sum())
+        if self.return_bound is not None:
+            computed = computed & (commands[..., 1] <= self.return_bound(state).unsqueeze(1))
+        return torch.where(computed, values, -torch.inf)
+
     # ------------------------------------------------------------------ verdicts
 
     @torch.no_grad()
-    def score(self, state: Tensor, command: Tensor) -> Tensor:
-        """How well supported, [batch]: log p(g | s), and -inf where it cannot be computed.
-
-        A verdict must fail closed: what cannot be computed is not supported.
-        """
-        value = self.log_prob(state, command)
-        return torch.where(torch.isfinite(value), value, -torch.inf)
-
-    @torch.no_grad()
-    def calibrate(self, states: Tensor, commands: Tensor, alpha: float = 0.05) -> float:
+    def calibrate(
+        self,
+        dataset: EpisodeData,
+        alpha: float = 0.05,
+        unit: str = "step",
+        groups: int | StateGroups = 1,
+        seed: int = 0,
+    ) -> Calibration:
         """Sets the threshold that flags at most a share `alpha` of what the data support.
 
-        The promise holds for a new pair that is exchangeable with the given ones. Steps of one
-        episode are not: give one random step of each held-out episode.
+        What exactly is promised, for either unit and with groups, stands at `Calibration`.
 
         Args:
-            states: [n, state_dim], raw, from episodes that trained and selected nothing.
-            commands: [n, 2], the commands that were fulfilled there.
+            dataset: Held-out episodes, that trained and selected nothing. Their commands are those
+                that they fulfilled.
             alpha: The false-alarm rate, in (0, 1).
+            unit: "step" (one random step of a new episode) or "episode" (a new episode at all).
+            groups: Number of groups of states with a threshold each, or the groups themselves. A
+                number takes the k-means groups of these episodes' own states: the promise is then
+                exact only as far as the groups do not depend on the calibration episodes. Groups
+                of other episodes (`fit_groups`; the Trainer takes the training episodes) keep it
+                exact.
+            seed: Of the draw of steps, and of k-means.
 
         Returns:
-            The threshold on `score`.
+            The calibration, which is also kept as `calibration`.
 
         Raises:
-            DataError: Too few pairs for alpha (the message says how many are needed), or NaN.
+            DataError: Too few episodes for alpha, in all or in a group (the message says how many
+                are needed and how many there are), or NaN.
             ShapeError: A shape is wrong.
         """
+        states, commands = (
+            torch.as_tensor(rows, dtype=self.command_standardizer.mean.dtype, device=self.device)
+            for rows in (dataset.states, dataset.commands)
+        )
         check_batch(state=(states, self.state_dim), command=(commands, self.command_dim))
         check_finite(states=states, commands=commands)
-        scores = self.score(states, commands).double()
-        threshold = conformal_threshold(scores, alpha)
-        self.calibration_scores = scores.sort().values
-        self.threshold.fill_(threshold)
-        self.alpha.fill_(alpha)
-        return threshold
+        if not isinstance(groups, StateGroups):
+            groups = self.fit_groups(states, groups, seed)
+
+        def score(steps: NDArray[np.int64]) -> Tensor:
+            rows = torch.from_numpy(steps).to(self.device)
+            parts = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
+            return torch.cat([self.score(states[part], commands[part]) for part in parts]).double()
+
+        assigned = groups.assign(self.state_standardizer(states)).cpu().numpy()
+        by_group = calibration_scores(score, assigned, dataset, unit, len(groups), seed)
+        self.calibration = Calibration.of_scores(
+            by_group, alpha, unit=unit, score=self.score_type, groups=groups
+        )
+        return self.calibration
+
+    def fit_groups(self, states: Tensor, k: int, seed: int = 0) -> StateGroups:
+        """k-means groups of raw states [n, state_dim], in the shield's standardized units."""
+        return StateGroups.fit(self.state_standardizer(states), k, seed)
+
+    @property
+    def threshold(self) -> Tensor:
+        """The calibrated threshold, [], or [k] of k groups; NaN without calibration."""
+        found = (math.nan,) if self.calibration is None else self.calibration.thresholds
+        thresholds = torch.tensor(found, dtype=torch.float64, device=self.device)
+        return thresholds.squeeze(0) if len(found) == 1 else thresholds
 
     def threshold_at(self, alpha: float) -> float:
         """The threshold for another false-alarm rate, from the stored calibration scores."""
-        self._require_calibration()
-        return conformal_threshold(self.calibration_scores, alpha)
+        return self._only(self._calibration().at(alpha))
 
     def threshold_in_force(self, given: float | None = None) -> float:
         """The given threshold, or the calibrated one.
 
         Raises:
             NotCalibratedError: None was given and the shield was never calibrated.
+            ConfigError: There are several groups: `limits` tells each state's.
         """
-        if given is not None:
-            return given
-        self._require_calibration()
-        return float(self.threshold)
+        return self._only(self._calibration()) if given is None else given
+
+    def limits(
+        self, state: Tensor, threshold: float | None = None, alpha: float | None = None
+    ) -> Tensor:
+        """The least supported score at each state, [batch]: that of the state's group.
+
+        Args:
+            state: [batch, state_dim], raw.
+            threshold: Takes the place of all the calibrated ones.
+            alpha: Another false-alarm rate than the calibrated one.
+
+        Raises:
+            NotCalibratedError: No threshold was given and the shield was never calibrated.
+            DataError: Too few calibration scores for alpha.
+        """
+        if threshold is not None:
+            return torch.full((len(state),), threshold, dtype=torch.float64, device=state.device)
+        calibration = self._calibration()
+        if alpha is not None:
+            calibration = calibration.at(alpha)
+        return calibration.limits(self.state_standardizer(state))
 
     @torch.no_grad()
     def is_ood(self, state: Tensor, command: Tensor, threshold: float | None = None) -> Tensor:
@@ -212,7 +399,7 @@ class BaseShield(nn.Module, ABC):
         Args:
             state: [batch, state_dim], raw.
             command: [batch, 2], steps and raw return.
-            threshold: Least log p(g | s) that counts as supported; None = the calibrated one.
+            threshold: Least score that counts as supported; None = the calibrated one.
 
         Returns:
             Bool [batch]; True also where the score cannot be computed.
@@ -222,8 +409,68 @@ class BaseShield(nn.Module, ABC):
             ShapeError: A shape is wrong.
         """
         check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
-        # not `score < threshold`: a threshold of NaN must not pass everything
-        return ~(self.score(state, command) >= self.threshold_in_force(threshold))
+        # not `score < limit`: a threshold of NaN must not pass everything
+        return ~(self.score(state, command) >= self.limits(state, threshold))
+
+    @torch.no_grad()
+    def achievable(
+        self,
+        state: Tensor,
+        horizons: Tensor | Sequence[float] | None = None,
+        *,
+        level: float | None = None,
+        score_type: str | None = None,
+        tolerance: float = 0.1,
+    ) -> Frontier:
+        """What may be asked for at a state: at each horizon the highest supported return.
+
+        Args:
+            state: [batch, state_dim], raw.
+            horizons: Steps, [m]; None = 32 from 1 to the longest of the shield's own samples.
+            level: Least supported density, nats, or for the achievability the least probability;
+                None = the calibrated threshold.
+            score_type: "density" or "achievability"; None = the shield's own. The threshold of the
+                other is not known: give a level.
+            tolerance: How exact the returns are, raw reward.
+
+        Raises:
+            NotCalibratedError: No level was given, and there is no threshold for this score.
+            ShapeError: A shape is wrong.
+        """
+        check_batch(state=(state, self.state_dim))
+        check_finite(state=state)
+        score_type = score_type or self.score_type
+        limits = self._levels(state, level, score_type).unsqueeze(1)
+        samples, _ = self.common_samples(state, _FRONTIER_SAMPLES)
+        lowest, highest = samples[..., 1].amin(dim=1), samples[..., 1].amax(dim=1)
+        air = (highest - lowest).clamp(min=1.0)
+        if horizons is None:
+            longest = max(2.0, math.ceil(float(samples[..., 0].amax())) if len(samples) else 2.0)
+            horizons = torch.from_numpy(
+                np.unique(np.linspace(1.0, longest, _FRONTIER_HORIZONS).round())
+            )
+        steps = torch.as_tensor(horizons, dtype=state.dtype, device=state.device)
+        return highest_supported(
+            lambda commands: self.scores(state, commands, score_type) >= limits,
+            steps,
+            lowest - air,
+            highest + air,
+            tolerance,
+        )
+
+    def _levels(self, state: Tensor, level: float | None, score_type: str) -> Tensor:
+        if level is None:
+            if score_type != self.score_type:
+                raise NotCalibratedError(
+                    f"the {self.shield_type} shield is calibrated for the score "
+                    f"{self.score_type!r}: give a level for {score_type!r}"
+                )
+            return self.limits(state)
+        if score_type == "achievability":
+            if not 0.0 < level < 1.0:
+                raise DataError(f"level: expected a probability in (0, 1), got {level}")
+            level = math.log(level)
+        return self.limits(state, level)
 
     def project(
         self, state: Tensor, command: Tensor, n_steps: int | None = None, lr: float | None = None
@@ -248,7 +495,7 @@ class BaseShield(nn.Module, ABC):
         """Like `project`, with distance, score and verdict of each row."""
         check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
         settings = self.projection.replace(n_steps=n_steps, lr=lr)
-        return nearest_supported(self, state, command, self.threshold_in_force(), settings)
+        return nearest_supported(self, state, command, self.limits(state), settings)
 
     # ------------------------------------------------------------------ files
 
@@ -262,13 +509,13 @@ class BaseShield(nn.Module, ABC):
             "shield_type": self.shield_type,
             "hyperparameters": self.hyperparameters,
             "projection": self.projection._asdict(),
+            "score_type": self.score_type,
+            "calibration": None if self.calibration is None else self.calibration.payload(),
             "state_dict": self.state_dict(),
         }
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], device: str | torch.device = "cpu"
-    ) -> "BaseShield":
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> "BaseShield":
         """Reads a shield of any type that `save` wrote.
 
         Raises:
@@ -288,9 +535,10 @@ class BaseShield(nn.Module, ABC):
         """Rebuilds a shield from the content of its file."""
         shield = BaseShield.of_type(payload["shield_type"])(**payload["hyperparameters"])
         shield.projection = ProjectionSettings(**payload["projection"])
-        # the only buffer whose size is not known from the hyperparameters
-        shield.calibration_scores = payload["state_dict"]["calibration_scores"].clone()
         shield.load_state_dict(payload["state_dict"])
+        shield.score_type = payload["score_type"]
+        if payload["calibration"] is not None:
+            shield.calibration = Calibration.from_payload(payload["calibration"])
         return shield.eval()
 
     @staticmethod
@@ -306,9 +554,24 @@ class BaseShield(nn.Module, ABC):
 
     # ------------------------------------------------------------------
 
-    def _require_calibration(self) -> None:
-        if len(self.calibration_scores) == 0:
+    @property
+    def device(self) -> torch.device:
+        """Where the shield lies."""
+        return self.command_standardizer.mean.device
+
+    def _calibration(self) -> Calibration:
+        if self.calibration is None:
             raise NotCalibratedError(
                 f"the {self.shield_type} shield has no threshold yet: call "
-                "calibrate(states, commands, alpha) on held-out episodes, or pass threshold="
+                "calibrate(dataset, alpha) with held-out episodes, or pass threshold="
             )
+        return self.calibration
+
+    @staticmethod
+    def _only(calibration: Calibration) -> float:
+        if len(calibration.thresholds) > 1:
+            raise ConfigError(
+                f"the shield has {len(calibration.thresholds)} groups of states with a threshold "
+                "each: limits(state) gives those of some states"
+            )
+        return calibration.thresholds[0]

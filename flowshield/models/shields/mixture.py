@@ -176,6 +176,12 @@ class MixtureShield(BaseShield):
         parts = [slice(i, i + _ROWS) for i in range(0, max(1, len(state)), _ROWS)]
         return torch.cat([self._orthants(state[part], command[part]) for part in parts])
 
+    def log_achievabilities(self, state: Tensor, commands: Tensor) -> Tensor:
+        """Logarithms of `achievability`, several requests [batch, m, 2] a state. See `BaseShield`."""
+        m = commands.shape[1]
+        rows = state.repeat_interleave(m, dim=0)
+        return self.achievability(rows, commands.flatten(0, 1)).log().view(len(state), m)
+
     def _orthants(self, state: Tensor, command: Tensor) -> Tensor:
         c = Components(*(part.squeeze(1).double() for part in self._components(state)))
         latest = command[:, :1] + 0.5 * self.horizon_noise

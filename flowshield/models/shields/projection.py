@@ -109,7 +109,7 @@ def nearest_supported(
     shield: ScoredSampler,
     state: Tensor,
     command: Tensor,
-    threshold: float,
+    threshold: Tensor,
     settings: ProjectionSettings,
 ) -> Projection:
     """Replaces requests outside {g : score(s, g) >= threshold} by near ones inside.
@@ -118,7 +118,7 @@ def nearest_supported(
         shield: Scores and samples commands.
         state: [batch, state_dim], raw.
         command: Requests [batch, 2], raw.
-        threshold: Least score that is supported.
+        threshold: Least score that is supported, [batch].
         settings: How to search.
 
     Returns:
@@ -136,11 +136,11 @@ def nearest_supported(
     rows = (~supported).nonzero().squeeze(1)
     if len(rows) > 0:
         found, found_score = _search(
-            shield, state[rows], command[rows], threshold + _MARGIN, settings
+            shield, state[rows], command[rows], threshold[rows].unsqueeze(1) + _MARGIN, settings
         )
         result.command[rows] = found
-        result.score[rows] = found_score
-        result.supported[rows] = found_score >= threshold
+        result.score[rows] = found_score.to(score.dtype)
+        result.supported[rows] = found_score >= threshold[rows]
         result.distance[rows] = scaled_distance(
             found, command[rows], shield.command_standardizer, settings.horizon_weight
         )
@@ -151,7 +151,7 @@ def _search(
     shield: ScoredSampler,
     state: Tensor,
     request: Tensor,
-    goal: float,
+    goal: Tensor,
     settings: ProjectionSettings,
 ) -> tuple[Tensor, Tensor]:
     """The best command [rows, 2] for each request and its score [rows]."""
@@ -171,7 +171,7 @@ def _shortlist(
     shield: ScoredSampler,
     state: Tensor,
     request: Tensor,
-    goal: float,
+    goal: Tensor,
     settings: ProjectionSettings,
 ) -> Tensor:
     """The supported samples worth a recheck and the likeliest of all, [rows, m, 2]."""
@@ -191,7 +191,7 @@ def _shortlist(
 
 
 def _likeliest_of_the_nearest(
-    scores: Tensor, distances: Tensor, goal: float, tolerance: float
+    scores: Tensor, distances: Tensor, goal: Tensor, tolerance: float
 ) -> Tensor:
     """Which of the commands to take, [rows], from their scores and distances [rows, m]."""
     passed = scores >= goal
@@ -208,7 +208,7 @@ def _refine(
     found: Tensor,
     score: Tensor,
     reach: float,
-    goal: float,
+    goal: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Moves each command as far along its straight way to the request as it stays supported."""
     fractions = reach * torch.arange(1, _FRACTIONS + 1, device=found.device) / _FRACTIONS

@@ -1,0 +1,33 @@
+"""Lends a shield what its environment can prove: the highest return from a state."""
+
+__all__ = ["lend_return_bound"]
+
+import torch
+from torch import Tensor
+
+from flowshield.envs.wrapper import ContinuousEnvWrapper
+from flowshield.errors import ConfigError
+from flowshield.models import BaseShield
+
+
+def lend_return_bound(shield: BaseShield, env: ContinuousEnvWrapper) -> None:
+    """Makes every command above the environment's bound unsupported, whatever the data say.
+
+    Args:
+        shield: Calibrated or not: commands that were fulfilled lie below the bound, so that the
+            threshold and its promise stay as they are.
+        env: Knows a bound (`return_bound`).
+
+    Raises:
+        ConfigError: The environment knows none.
+    """
+    if env.return_bound(env.reset(seed=0)[0]) is None:
+        raise ConfigError(
+            f"environment {env.name!r} knows no bound on its returns: use "
+            "calibration.use_return_bound=false"
+        )
+
+    def bound(states: Tensor) -> Tensor:
+        return torch.as_tensor(env.return_bound(states.cpu().numpy()), device=states.device)
+
+    shield.return_bound = bound
