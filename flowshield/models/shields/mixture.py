@@ -177,7 +177,7 @@ class MixtureShield(BaseShield):
         return torch.cat([self._orthants(state[part], command[part]) for part in parts])
 
     def log_achievabilities(self, state: Tensor, commands: Tensor) -> Tensor:
-        """Logarithms of `achievability`, several requests [batch, m, 2] a state. See `BaseShield`."""
+        """Its logarithm for several requests [batch, m, 2] a state. See `BaseShield`."""
         m = commands.shape[1]
         rows = state.repeat_interleave(m, dim=0)
         return self.achievability(rows, commands.flatten(0, 1)).log().view(len(state), m)
