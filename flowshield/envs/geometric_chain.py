@@ -46,9 +46,9 @@ class GeometricChain(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def __init__(
         self,
-        mean_horizons: tuple[float, float] = (10.0, 30.0),
-        drift: float = 0.5,
-        reward_std: float = 2.0,
+        mean_horizons: tuple[float, float] = (6.0, 18.0),
+        drift: float = 0.2,
+        reward_std: float = 0.7,
         control: float = 0.5,
     ) -> None:
         short, long = mean_horizons

@@ -14,7 +14,7 @@ from flowshield.envs.gridworld_answer import GridworldAnswer
 from flowshield.envs.wrapper import ContinuousEnvWrapper
 from flowshield.errors import ConfigError
 
-LAYOUT = ("..+G", ".++.", ".--.", "P-..")
+LAYOUT = ("P.+G", ".++.", ".--.", "G-.P")
 _TERRAIN = {".": 0, "+": 1, "-": -1}
 _MOVES = ((0, 1), (0, -1), (1, 0), (-1, 0))  # (row, column): right, left, down, up
 _TRUNCATED_SHARE = 1e-9  # of the episodes, at most
@@ -49,9 +49,9 @@ class Gridworld(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def __init__(
         self,
         layout: Sequence[str] = LAYOUT,
-        slip: float = 0.3,
-        goal_reward: int = 5,
-        pit_reward: int = -5,
+        slip: float = 0.4,
+        goal_reward: int = 3,
+        pit_reward: int = -3,
     ) -> None:
         if not 0.0 <= slip < 1.0:
             raise ConfigError(f"the gridworld expects 0 <= slip < 1, got {slip}")

@@ -8,6 +8,7 @@ from flowshield.evaluation.figures import (
     plot_returns,
     plot_training_curves,
 )
+from flowshield.evaluation.known_answer import contrast_commands, evaluate_known_answer
 from flowshield.evaluation.lent_bound import lend_return_bound
 from flowshield.evaluation.metrics import MetricsTracker, auc_roc, f1_score
 from flowshield.evaluation.plane import start_plane
@@ -34,9 +35,11 @@ __all__ = [
     "auc_roc",
     "cell_record",
     "clopper_pearson",
+    "contrast_commands",
     "dataset_record",
     "detection_table",
     "evaluate_agent",
+    "evaluate_known_answer",
     "evaluate_projection",
     "evaluate_shield",
     "f1_score",

@@ -49,7 +49,7 @@ def test_transformed_by_the_exact_distribution_the_data_are_uniform(short):
     )
     u_horizon = below + rng.random(len(below)) * (upto - below)
     assert stats.kstest(u_horizon, "uniform").pvalue > 1e-3
-    mean, deviation = 0.5 * states[:, 1] * horizon, 2.0 * np.sqrt(horizon)
+    mean, deviation = 0.2 * states[:, 1] * horizon, 0.7 * np.sqrt(horizon)
     u_return = stats.norm.cdf((commands[:, 1] - mean) / deviation)
     assert stats.kstest(u_return, "uniform").pvalue > 1e-3
 
@@ -121,12 +121,12 @@ def test_achievability_falls_with_the_return_and_rises_with_the_horizon():
 def test_the_action_decides_its_share_of_the_reward():
     env = make_env("geometric_chain", control=1.0, drift=0.0)
     env.reset(seed=0)
-    for action, reward in ((0.0, 0.0), (0.5, 2 * stats.norm.ppf(0.75)), (-1.0, -10.4)):
+    for action, reward in ((0.0, 0.0), (0.5, 0.7 * stats.norm.ppf(0.75)), (-1.0, -3.64)):
         assert env.step(np.array([action], np.float32))[1] == pytest.approx(reward, abs=5e-3)
 
 
 def test_what_would_spoil_the_answer_is_refused():
-    with pytest.raises(ConfigError, match="at least 612"):
+    with pytest.raises(ConfigError, match="at least 363"):
         make_env("geometric_chain", max_episode_steps=100)
     with pytest.raises(ConfigError, match="mean_horizons"):
         make_env("geometric_chain", mean_horizons=(0.5, 3.0))

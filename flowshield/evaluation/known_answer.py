@@ -1,0 +1,188 @@
+"""How far a shield is from the truth, where the environment knows p(H, R | s) exactly."""
+
+__all__ = ["contrast_commands", "evaluate_known_answer"]
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flowshield.data import TrajectoryDataset
+from flowshield.envs import GridworldAnswer, KnownAnswer, make_env
+from flowshield.errors import DataError
+from flowshield.evaluation.metrics import auc_roc
+from flowshield.evaluation.shield import shield_scores
+from flowshield.models import BaseShield
+
+_BATCH = 2048
+_N_HORIZONS = 12  # at which the frontier is compared
+# A horizon that is met little more often than the level asks for has its frontier at the very
+# lowest return, from where it leaps: there an error of any size says nothing.
+_MARGIN = 2.0
+
+
+def evaluate_known_answer(
+    shield: BaseShield,
+    dataset: TrajectoryDataset,
+    answer: KnownAnswer | None = None,
+    *,
+    n_states: int = 3000,
+    level: float = 0.05,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Compares a shield with the exact distribution of the commands, at random held-out steps.
+
+    Args:
+        shield: A trained shield; it need not be calibrated.
+        dataset: Held-out episodes of the uniformly random behaviour (`behaviour=random`).
+        answer: The truth; None = that of the environment that the dataset names.
+        n_states: Steps drawn (all, if there are fewer).
+        level: The probability whose frontier is compared.
+        seed: Of the draw of steps, of the dequantisation and of the contrast commands.
+
+    Returns:
+        * excess_nll: mean of exact minus modelled log p of the dequantised true commands, nats:
+          the Kullback-Leibler divergence from the truth, 0 at best but for sampling noise;
+          infinite where the model's log p is not finite at some row.
+        * excess_nll_error: standard error of it, the rows taken for independent.
+        * auroc: true commands against `contrast_commands` by the shield's score.
+        * auroc_bayes: the same by the exact log p (or, for a shield that scores by achievability,
+          the exact achievability). What no model of the behaviour need reach beyond.
+        * frontier_error, frontier_error_worst: mean and largest distance of the shield's frontier
+          from the exact one, in steps of the grid of returns (raw reward 1), over all states and up
+          to 12 horizons each, those with P(H' <= h) of at least twice the level; infinite where
+          the shield finds nothing. NaN where the answer has no frontier or no such horizon.
+
+    Raises:
+        DataError: The environment has no known answer, or other behaviours are in the data.
+    """
+    answer = _answer_of(dataset) if answer is None else answer
+    _check_behaviours(dataset)
+    rng = np.random.default_rng(seed)
+    steps = rng.choice(len(dataset), size=min(n_states, len(dataset)), replace=False)
+    states, commands = dataset.states[steps], dataset.commands[steps]
+    dequantized = answer.dequantize(commands, rng).astype(np.float32)
+    excess = answer.log_prob(states, dequantized) - _log_prob(shield, states, dequantized)
+    excess = np.where(np.isfinite(excess), excess, np.inf)
+    finite = bool(np.isfinite(excess).all())
+    return {
+        "excess_nll": float(excess.mean()),
+        "excess_nll_error": float(excess.std() / np.sqrt(len(excess))) if finite else np.inf,
+        **_detection(shield, answer, states, commands, contrast_commands(commands, rng)),
+        **_frontier_errors(shield, answer, dataset, level),
+    }
+
+
+def contrast_commands(
+    commands: NDArray[np.float32], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Commands that overlap with the true ones without being them.
+
+    Each row gets, evenly: the true command of another row, drawn at random, so that only the state
+    tells; or its own with the return raised or lowered by two standard deviations of all returns;
+    or its own in half the time (at least 1 step) with one standard deviation more. Many of them the
+    behaviour could well fulfil, so that the exact density itself is far from an AUROC of 1, and a
+    model that ranks by something else than the density shows.
+
+    Args:
+        commands: True commands [n, 2], steps and raw return.
+        rng: Where the draws come from.
+
+    Returns:
+        Commands [n, 2], whole horizons.
+    """
+    contrast, spread = commands.copy(), commands[:, 1].std()
+    kind = rng.integers(3, size=len(commands))
+    contrast[kind == 0] = commands[rng.integers(len(commands), size=int((kind == 0).sum()))]
+    sign = rng.choice([-1.0, 1.0], size=int((kind == 1).sum()))
+    contrast[kind == 1, 1] += np.rint(2.0 * sign * spread).astype(np.float32)
+    contrast[kind == 2, 0] = np.ceil(commands[kind == 2, 0] / 2)
+    contrast[kind == 2, 1] += np.rint(spread)
+    return contrast
+
+
+def _detection(
+    shield: BaseShield,
+    answer: KnownAnswer,
+    states: NDArray[np.float32],
+    commands: NDArray[np.float32],
+    contrast: NDArray[np.float32],
+) -> dict[str, float]:
+    exact = answer.log_prob if shield.score_type == "density" else answer.achievability
+    return {
+        "auroc": auc_roc(
+            -shield_scores(shield, states, contrast), -shield_scores(shield, states, commands)
+        ),
+        "auroc_bayes": auc_roc(-exact(states, contrast), -exact(states, commands)),
+    }
+
+
+def _frontier_errors(
+    shield: BaseShield, answer: KnownAnswer, dataset: TrajectoryDataset, level: float
+) -> dict[str, float]:
+    errors: list[NDArray[np.float64]] = []
+    if isinstance(answer, GridworldAnswer):
+        longest = min(float(np.quantile(dataset.commands[:, 0], 0.95)), answer.max_horizon)
+        horizons = np.unique(np.rint(np.geomspace(1, longest, _N_HORIZONS)))
+        for state in np.unique(dataset.states, axis=0):
+            pairs = np.stack([horizons, np.full(len(horizons), -np.inf)], axis=1)
+            met = answer.achievability(np.tile(state, (len(horizons), 1)), pairs)
+            stable = horizons[met >= _MARGIN * level]
+            if len(stable):
+                exact = answer.frontier(state, level, stable).returns
+                errors.append(np.abs(_frontier(shield, state, stable, level) - exact))
+    if not errors:
+        return {"frontier_error": float("nan"), "frontier_error_worst": float("nan")}
+    all_errors = np.concatenate(errors)
+    return {
+        "frontier_error": float(all_errors.mean()),
+        "frontier_error_worst": float(all_errors.max()),
+    }
+
+
+def _frontier(
+    shield: BaseShield, state: NDArray[np.float32], horizons: NDArray[np.float64], level: float
+) -> NDArray[np.float64]:
+    device = shield.threshold.device
+    frontier = shield.achievable(
+        torch.as_tensor(state[None], device=device),
+        horizons.tolist(),
+        level=level,
+        score_type="achievability",
+    )
+    returns: NDArray[np.float64] = frontier.returns[0].double().cpu().numpy()
+    return np.where(np.isnan(returns), -np.inf, returns)
+
+
+@torch.no_grad()
+def _log_prob(
+    shield: BaseShield, states: NDArray[np.float32], commands: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    device = shield.threshold.device
+    parts = [
+        shield.log_prob(
+            torch.as_tensor(states[i : i + _BATCH], device=device),
+            torch.as_tensor(commands[i : i + _BATCH], device=device),
+        )
+        for i in range(0, len(states), _BATCH)
+    ]
+    return torch.cat(parts).double().cpu().numpy()
+
+
+def _answer_of(dataset: TrajectoryDataset) -> KnownAnswer:
+    name = dataset.metadata.get("env")
+    env = make_env(name, **dataset.metadata.get("env_kwargs", {})) if name else None
+    if env is None or env.known_answer is None:
+        raise DataError(
+            f"the environment {name!r} has no known answer: collect from geometric_chain or "
+            "gridworld, or give an answer of your own"
+        )
+    return env.known_answer
+
+
+def _check_behaviours(dataset: TrajectoryDataset) -> None:
+    others = sorted(set(dataset.behaviours.tolist()) - {"random", ""})
+    if others:
+        raise DataError(
+            "a known answer holds for the uniformly random behaviour, and the dataset holds "
+            f"episodes of {', '.join(others)}: collect with behaviour=random"
+        )
