@@ -1,6 +1,6 @@
 """From results of single seeds to means with intervals."""
 
-__all__ = ["Mean", "by_model", "mean_over_seeds", "paired_returns"]
+__all__ = ["Mean", "Records", "by_model", "mean_over_seeds", "paired_returns"]
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.stats import t  # type: ignore[attr-defined]  # its __all__ is computed
 
 from flowshield.evaluation import paired_difference
 from flowshield.evaluation.statistics import Interval
@@ -40,7 +40,7 @@ def mean_over_seeds(values: Iterable[float | None]) -> Mean | None:
     if len(known) == 1:
         return Mean(known[0], math.nan, tuple(known))
     spread = float(np.std(known, ddof=1)) / math.sqrt(len(known))
-    half = float(stats.t.ppf(0.975, len(known) - 1)) * spread
+    half = float(t.ppf(0.975, len(known) - 1)) * spread
     return Mean(float(np.mean(known)), half, tuple(known))
 
 

@@ -1,55 +1,107 @@
 """Part 3: is the false-alarm rate that was promised the one that comes?"""
 
-__all__ = ["measure"]
+__all__ = ["N_GROUPS", "measure", "rate_record"]
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.stats import betabinom  # type: ignore[attr-defined]  # its __all__ is computed
+from torch import Tensor
 
 from flowshield.data import TrajectoryDataset
-from flowshield.data.one_step import one_step_per_episode
 from flowshield.evaluation import clopper_pearson
-from flowshield.models.shields import episodes_needed
-from flowshield.models.shields.calibration import conformal_threshold
+from flowshield.models.shields import StateGroups, episodes_needed
+from flowshield.models.shields.calibration import calibration_scores, conformal_threshold
 from protocol import contenders
 from protocol.contenders import Contender
 from protocol.data import fresh, parts_of
 from protocol.schedule import Context
 from protocol.store import Key
 
+N_GROUPS = 6  # groups of states with a threshold each
 _FRESH_SEED = 11  # of the one step of each fresh episode
-Collect = Callable[[TrajectoryDataset, int], NDArray[np.float64]]
+_START_ALPHA = 0.05
+
+Array = NDArray[Any]
 
 
 def measure(context: Context, key: Key) -> dict[str, Any]:
-    """Realised against nominal rates on fresh episodes, per step and per episode."""
-    calibration = parts_of(context, key.dataset, key.seed)["calibration"]
-    judged = fresh(context, key.dataset)
+    """Realised against nominal rates on fresh episodes: per step, per episode, with groups.
+
+    The thresholds come out of the functions that `BaseShield.calibrate` is made of, so that every
+    step needs to be scored once only.
+    """
+    settings = context.settings
+    parts, judged = parts_of(context, key.dataset, key.seed), fresh(context, key.dataset)
     contender = contenders.load(context, key)
-    whole = judged.subset(np.arange(min(context.settings.n_whole, judged.n_episodes)))
-    ways: dict[str, tuple[Collect, TrajectoryDataset]] = {
-        "step": (lambda data, seed: _one_step(contender, data, seed), judged),
-        "episode": (lambda data, seed: _worst_step(contender, data), whole),
+    whole = judged.subset(np.arange(min(settings.n_whole, judged.n_episodes)))
+    own = _Scored(contender, parts["calibration"], parts["train"], all_steps=True)
+    by_unit = {
+        "step": _Scored(contender, judged, parts["train"]),
+        "episode": _Scored(contender, whole, parts["train"], all_steps=True),
     }
-    rows = []
-    for unit, (collect, data) in ways.items():
-        own, new = collect(calibration, key.seed), collect(data, _FRESH_SEED)
-        rows += [_row(unit, alpha, own, new) for alpha in context.settings.alphas]
-    return {"rows": [row for row in rows if row], "starts": _starts(context, contender, key)}
+    rows: list[dict[str, Any]] = []
+    for n_groups in (1, N_GROUPS) if key.model in settings.shields else (1,):
+        groups = _groups(parts["train"], n_groups, key.seed)
+        for unit, new in by_unit.items():
+            pair = own.scores(unit, groups, key.seed), new.scores(unit, groups, _FRESH_SEED)
+            rows += _rows(unit, settings.alphas, *pair)
+            if n_groups > 1:
+                one = own.scores(unit, _groups(parts["train"], 1, 0), key.seed)[0]
+                rows += _rows(unit, settings.alphas, [one] * n_groups, pair[1], shared=True)
+    step = own.scores("step", _groups(parts["train"], 1, 0), key.seed)[0]
+    return {"rows": rows, "starts": _starts(contender, judged, step)}
 
 
-def _row(
-    unit: str, alpha: float, own: NDArray[np.float64], new: NDArray[np.float64]
-) -> dict[str, Any] | None:
-    if len(own) < episodes_needed(alpha):
-        return None
-    threshold = conformal_threshold(torch.from_numpy(own), alpha)
-    count, n = int((~(new >= threshold)).sum()), len(new)
-    return {"unit": unit, "groups": 1, "alpha": alpha, **rate_record(count, n, alpha, len(own))}
+class _Scored:
+    """Scores of the commands that episodes fulfilled, all at once or as they are asked for."""
+
+    def __init__(
+        self,
+        contender: Contender,
+        data: TrajectoryDataset,
+        train: TrajectoryDataset,
+        all_steps: bool = False,
+    ) -> None:
+        self.contender, self.data = contender, data
+        self.states = _standardized(data, train)
+        self.all = contender.score(data.states, data.commands) if all_steps else None
+
+    def scores(self, unit: str, groups: StateGroups, seed: int) -> list[Tensor]:
+        """Exchangeable scores of each group, as `BaseShield.calibrate` takes them."""
+        assigned = groups.assign(self.states).numpy()
+        return calibration_scores(self._score, assigned, self.data, unit, len(groups), seed)
+
+    def _score(self, steps: NDArray[np.int64]) -> Tensor:
+        if self.all is not None:
+            return torch.from_numpy(self.all[steps])
+        found = self.contender.score(self.data.states[steps], self.data.commands[steps])
+        return torch.from_numpy(found)
+
+
+def _rows(
+    unit: str,
+    alphas: tuple[float, ...],
+    own: list[Tensor],
+    new: list[Tensor],
+    shared: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """A row for each group and level that there are scores enough for.
+
+    `shared`: the groups are looked at one by one, but all have the same threshold.
+    """
+    for group, (calibration, judged) in enumerate(zip(own, new, strict=True)):
+        for alpha in alphas:
+            if len(calibration) < episodes_needed(alpha) or len(judged) == 0:
+                continue
+            threshold = conformal_threshold(calibration, alpha)
+            count = int((~(judged >= threshold)).sum())
+            record = rate_record(count, len(judged), alpha, len(calibration))
+            about = {"unit": unit, "groups": len(own), "group": group, "shared": shared}
+            yield {**about, "alpha": alpha, **record}
 
 
 def rate_record(count: int, n: int, alpha: float, n_calibration: int) -> dict[str, Any]:
@@ -62,7 +114,7 @@ def rate_record(count: int, n: int, alpha: float, n_calibration: int) -> dict[st
     """
     low, high = clopper_pearson(count, n)
     k = int(np.floor(alpha * (n_calibration + 1) + 1e-9))
-    least, most = stats.betabinom.interval(0.95, n, k, n_calibration + 1 - k)
+    least, most = betabinom.interval(0.95, n, k, n_calibration + 1 - k)
     return {
         "rate": count / n,
         "count": count,
@@ -77,11 +129,9 @@ def rate_record(count: int, n: int, alpha: float, n_calibration: int) -> dict[st
     }
 
 
-def _starts(context: Context, contender: Contender, key: Key) -> dict[str, Any]:
-    """The rate at initial states, under the threshold for a random step at 5%."""
-    judged = fresh(context, key.dataset)
-    calibration = parts_of(context, key.dataset, key.seed)["calibration"]
-    threshold = contenders.threshold(contender, calibration, 0.05, key.seed)
+def _starts(contender: Contender, judged: TrajectoryDataset, own: Tensor) -> dict[str, Any]:
+    """The rate at initial states, under the threshold for a random step."""
+    threshold = conformal_threshold(own, _START_ALPHA)
     starts = judged.episode_starts
     scores = contender.score(judged.states[starts], judged.commands[starts])
     count = int((~(scores >= threshold)).sum())
@@ -89,11 +139,11 @@ def _starts(context: Context, contender: Contender, key: Key) -> dict[str, Any]:
     return {"rate": count / len(starts), "low": low, "high": high, "n": len(starts)}
 
 
-def _one_step(contender: Contender, data: TrajectoryDataset, seed: int) -> NDArray[np.float64]:
-    steps = one_step_per_episode(data, seed)
-    return contender.score(data.states[steps], data.commands[steps])
+def _groups(train: TrajectoryDataset, n_groups: int, seed: int) -> StateGroups:
+    """Of the training episodes: groups that had seen the calibration would cost exactness."""
+    return StateGroups.fit(_standardized(train, train), n_groups, seed)
 
 
-def _worst_step(contender: Contender, data: TrajectoryDataset) -> NDArray[np.float64]:
-    scores = contender.score(data.states, data.commands)
-    return np.minimum.reduceat(scores, data.episode_starts)
+def _standardized(data: TrajectoryDataset, train: TrajectoryDataset) -> Tensor:
+    mean, std = train.states.mean(axis=0), train.states.std(axis=0)
+    return torch.from_numpy((data.states - mean) / np.maximum(std, 1e-6))

@@ -1,7 +1,16 @@
 """One face for shields, controls and peers: a score, a threshold, for some a density."""
 
-__all__ = ["Contender", "load", "load_shield", "names"]
+__all__ = [
+    "ACHIEVABILITY",
+    "Contender",
+    "knows_achievability",
+    "load",
+    "load_shield",
+    "names",
+    "threshold",
+]
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +25,11 @@ from flowshield.evaluation.shield import shield_scores
 from flowshield.models import BaseShield
 from flowshield.models.shields.calibration import conformal_threshold
 from protocol import training
-from protocol.data import parts_of
 from protocol.schedule import Context
 from protocol.settings import Settings
 from protocol.store import Key
+
+ACHIEVABILITY = "achievability"
 
 Array = NDArray[Any]
 Scores = Callable[[Array, Array], NDArray[np.float64]]
@@ -48,8 +58,24 @@ def names(settings: Settings) -> tuple[str, ...]:
 
 
 def load(context: Context, key: Key) -> Contender:
-    """The contender of a key, trained or fitted."""
-    return _of_shield(load_shield(context, key))
+    """The contender of a key, trained or fitted.
+
+    Detail "achievability" lets a shield judge by P(R' >= R, H' <= H | s) and not by its density.
+    """
+    if key.model in context.settings.peers:
+        model = training.peer(context, key.dataset, key.seed, key.model)
+        return Contender(key.model, model.log_prob, model.log_prob)
+    shield = load_shield(context, key)
+    if key.detail == ACHIEVABILITY:
+        shield = copy.deepcopy(shield)
+        shield.score_type = ACHIEVABILITY
+    return _of_shield(shield)
+
+
+def knows_achievability(name: str) -> bool:
+    """Whether a shield type has its achievability without sampling: only then is it quick."""
+    cls = BaseShield.of_type(name)
+    return cls.log_achievabilities is not BaseShield.log_achievabilities
 
 
 def load_shield(context: Context, key: Key) -> BaseShield:
@@ -66,11 +92,6 @@ def threshold(
     return conformal_threshold(torch.from_numpy(scores), alpha)
 
 
-def calibration_part(context: Context, key: Key) -> TrajectoryDataset:
-    """The episodes that calibrate the contender of a key."""
-    return parts_of(context, key.dataset, key.seed)["calibration"]
-
-
 def _of_shield(shield: BaseShield) -> Contender:
     @torch.no_grad()
     def scores(states: Array, commands: Array) -> NDArray[np.float64]:
@@ -80,4 +101,5 @@ def _of_shield(shield: BaseShield) -> Contender:
         found = shield.project(torch.as_tensor(states), torch.as_tensor(commands))
         return found.cpu().numpy()
 
-    return Contender(shield.shield_type, scores, scores, project)
+    log_prob = scores if shield.score_type == "density" else None
+    return Contender(shield.shield_type, scores, log_prob, project)

@@ -12,7 +12,7 @@ from flowshield.config import compose
 from flowshield.data import DataCollector, TrajectoryDataset
 from flowshield.envs import make_env
 from protocol.schedule import Context
-from protocol.settings import SPLIT
+from protocol.settings import KNOWN, SPLIT
 from protocol.store import Key
 
 _SEEDS = {"": 0, "fresh": 1}  # of the collections, so that no episode is in both
@@ -20,29 +20,32 @@ _SEEDS = {"": 0, "fresh": 1}  # of the collections, so that no episode is in bot
 
 def config_for(context: Context, dataset: str, seed: int) -> DictConfig:
     """The package's run config for a dataset and a training seed."""
+    known = context.settings.known_overrides if dataset in KNOWN else ()
     shares = [f"data.split.{name}={share}" for name, share in SPLIT.items()]
     logs = context.folder / "logs" / dataset / str(seed)
     return compose(
         "run",
         [
-            f"behaviour={dataset}",
+            *_collected_with(dataset),
             f"seed={seed}",
             f"log_dir='{logs}'",
             "device=cpu",
             *shares,
             *context.settings.overrides,
+            *known,
         ],
     )
 
 
 def measure(context: Context, key: Key) -> dict[str, Any]:
     """Collects the episodes of a behaviour; detail "fresh" for the lot that judges only."""
-    config = compose("run", [f"behaviour={key.dataset}"])
+    config = compose("run", _collected_with(key.dataset))
     settings = context.settings
     env = make_env(config.env.name, **config.env.kwargs)
     behaviour = OmegaConf.to_container(config.behaviour, resolve=True)
     collector = DataCollector(env, behaviour=behaviour)  # type: ignore[arg-type]
-    n = settings.n_fresh if key.detail == "fresh" else settings.n_episodes
+    lots = {"fresh": settings.n_fresh, "": settings.n_episodes}
+    n = settings.n_known if key.dataset in KNOWN else lots[key.detail]
     dataset = collector.collect(n, seed=_SEEDS[key.detail])
     collector.save(context.store.episodes(_name(key.dataset, key.detail)))
     env.close()
@@ -56,6 +59,13 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
         "shares": SPLIT,
         "collection_seed": _SEEDS[key.detail],
     }
+
+
+def _collected_with(dataset: str) -> list[str]:
+    """Environment and behaviour as overrides."""
+    if dataset in KNOWN:
+        return [f"env={dataset}", "behaviour=random"]
+    return [f"behaviour={dataset}"]
 
 
 def collection(context: Context, dataset: str) -> TrajectoryDataset:

@@ -3,7 +3,7 @@
 __all__ = ["draw"]
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from flowshield.evaluation.wording import command_label
 from protocol.aggregate import Mean, by_model, mean_over_seeds
 from protocol.behaviour import command_name
+from protocol.readings import of_rung
 from protocol.rungs import DISTANCES
 from protocol.settings import Settings
 from protocol.store import Key, Store
@@ -49,7 +50,12 @@ def _detection(settings: Settings, records: Records) -> Figure:
     """Share of impossible commands flagged, by how far above the bound they ask."""
     figure, axes = _panels(settings)
     for panel, dataset in zip(axes[0], settings.datasets, strict=True):
-        curves = [by_model(records, dataset, partial(_detected, distance=d)) for d in DISTANCES]
+        curves = [
+            by_model(
+                records, dataset, partial(of_rung, where="random", distance=d, what="detected")
+            )
+            for d in DISTANCES
+        ]
         for i, name in enumerate(curves[0]):
             _curve(panel, list(DISTANCES), [c.get(name) for c in curves], name, i)
         panel.set(
@@ -61,13 +67,6 @@ def _detection(settings: Settings, records: Records) -> Figure:
         panel.set_xticks(DISTANCES, [f"{d:g}" for d in DISTANCES])
     axes[0][-1].legend(frameon=False, fontsize=8)
     return figure
-
-
-def _detected(record: Mapping[str, Any], distance: float) -> float | None:
-    for rung in record["rungs"]:
-        if (rung["where"], rung["distance"]) == ("random", distance):
-            return float(rung["detected"])
-    return None
 
 
 def _calibration(settings: Settings, records: Records) -> Figure:

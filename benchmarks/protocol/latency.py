@@ -22,7 +22,7 @@ from protocol.store import Key
 _WARM_UP = 10
 _BATCH = 1024
 _ROUNDS = 5  # of a batch; the median counts
-_COMPARED = 256  # rows whose density is compared with the adaptive solve
+_COMPARED = 256  # rows at most whose density is compared with the adaptive solve
 _TOLERANCE = 1e-8
 
 
@@ -33,6 +33,7 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
     test = parts_of(context, key.dataset, key.seed)["test"]
     rng = np.random.default_rng(key.seed)
     n = context.settings.n_queries
+    compared = min(_COMPARED, context.settings.n_states)
     steps = rng.choice(len(test), size=max(_BATCH, 2 * n + _WARM_UP))
     states = torch.as_tensor(test.states[steps])
     true = torch.as_tensor(test.commands[steps])
@@ -45,7 +46,7 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
             "projection": _times(shield.project, *hard, n) if flagged.any() else None,
         },
         "throughput": _throughput(shield, states[:_BATCH], true[:_BATCH]),
-        "density_error": _density_error(shield, states[:_COMPARED], true[:_COMPARED]),
+        "density_error": _density_error(shield, states[:compared], true[:compared]),
     }
 
 

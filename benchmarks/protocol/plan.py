@@ -4,8 +4,8 @@ __all__ = ["plan"]
 
 from collections.abc import Iterator, Sequence
 
-from protocol import behaviour, calibration, data, detection, latency, projection, training
-from protocol.contenders import names
+from protocol import behaviour, calibration, data, detection, known, latency, projection, training
+from protocol.contenders import ACHIEVABILITY, knows_achievability, names
 from protocol.schedule import Task
 from protocol.settings import Settings
 from protocol.store import Key
@@ -19,6 +19,8 @@ def plan(settings: Settings, parts: Sequence[str]) -> list[Task]:
         for dataset in settings.datasets
         for task in _of_seed(settings, parts, dataset, seed)
     }
+    if "known" in parts:
+        tasks |= {task.key: task for task in _known(settings)}
     return list(tasks.values())
 
 
@@ -31,12 +33,15 @@ def _of_seed(settings: Settings, parts: Sequence[str], dataset: str, seed: int) 
     yield Task(collected, data.measure)
     if "calibration" in parts:
         yield Task(fresh, data.measure)
-    for name in settings.shields:
+    for name in (*settings.shields, *settings.peers):
         yield _trained(dataset, seed, name)
     for name in names(settings):
         needs = (collected, *_model(settings, dataset, seed, name))
         if "detection" in parts:
-            yield Task(Key("detection", dataset, seed, name), detection.measure, needs)
+            key = Key("detection", dataset, seed, name)
+            yield Task(key, detection.measure, needs)
+            if name in settings.shields and knows_achievability(name):
+                yield Task(key._replace(detail=ACHIEVABILITY), detection.measure, needs)
         if "calibration" in parts:
             key = Key("calibration", dataset, seed, name)
             yield Task(key, calibration.measure, (*needs, fresh))
@@ -50,6 +55,17 @@ def _of_seed(settings: Settings, parts: Sequence[str], dataset: str, seed: int) 
             yield Task(Key("latency", dataset, seed, name), latency.measure, needs, alone=True)
     if "behaviour" in parts:
         yield from _cells(settings, dataset, seed)
+
+
+def _known(settings: Settings) -> Iterator[Task]:
+    """Everything about the environments with a known answer; quantiles promise no density."""
+    for seed in settings.seeds:
+        for env in settings.known:
+            yield Task(Key("data", env, 0, "data"), data.measure)
+            for name in settings.shields:
+                yield _trained(env, seed, name)
+                needs = _model(settings, env, seed, name)
+                yield Task(Key("known", env, seed, name), known.measure, needs)
 
 
 def _cells(settings: Settings, dataset: str, seed: int) -> Iterator[Task]:

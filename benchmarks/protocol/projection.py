@@ -2,6 +2,7 @@
 
 __all__ = ["measure"]
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from flowshield.data import TrajectoryDataset
+from flowshield.envs import make_env
+from flowshield.evaluation import lend_return_bound
 from flowshield.evaluation.contrast import impossible_commands, return_bound
 from flowshield.models import BaseShield
 from protocol.contenders import load_shield
@@ -23,9 +26,14 @@ _OTHER_BATCH = 37  # rows of a recheck: another batch size than the projection's
 
 
 def measure(context: Context, key: Key) -> dict[str, Any]:
-    """Projects impossible requests and the grid's at random test states, and checks them."""
+    """Projects impossible requests and the grid's at random test states, and checks them.
+
+    Once as the shield ships, and once with the environment's provable bound lent to it.
+    """
     parts = parts_of(context, key.dataset, key.seed)
     shield, test = load_shield(context, key), parts["test"]
+    bounded = copy.deepcopy(shield)
+    lend_return_bound(bounded, make_env("lunarlander"))
     rng = np.random.default_rng(key.seed)
     requests = {
         "impossible": _impossible(test, rng, context.settings.n_projected),
@@ -34,10 +42,8 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
     box = np.stack([parts["train"].commands.min(axis=0), parts["train"].commands.max(axis=0)])
     low, high = torch.as_tensor(box)
     return {
-        "requests": {
-            kind: _check(shield, test, state, command)
-            for kind, (state, command) in requests.items()
-        },
+        "requests": {kind: _check(shield, test, *asked) for kind, asked in requests.items()},
+        "with_bound": {kind: _check(bounded, test, *asked) for kind, asked in requests.items()},
         "identity": _identity(shield, test, rng, context.settings.n_projected),
         "search": {
             kind: _search(shield, state, command, low, high, context.settings.n_searched // 2)
@@ -68,14 +74,8 @@ def _check(
 ) -> dict[str, Any]:
     flagged = shield.is_ood(state, command)
     found = shield.project_in_detail(state, command)
-    rechecked = torch.cat(
-        [
-            ~shield.is_ood(*rows)
-            for rows in zip(
-                state.split(_OTHER_BATCH), found.command.split(_OTHER_BATCH), strict=True
-            )
-        ]
-    )
+    places = torch.arange(len(state)).chunk(max(1, len(state) // _OTHER_BATCH))
+    rechecked = torch.cat([~shield.is_ood(state[rows], found.command[rows]) for rows in places])
     bound = return_bound(test, state.numpy())
     over = None if bound is None else int((found.command[:, 1].double().numpy() > bound).sum())
     again = shield.project(state, found.command)

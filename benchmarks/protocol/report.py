@@ -8,10 +8,11 @@ from typing import Any
 
 from flowshield import __version__
 from flowshield.atomic import atomic_write
+from flowshield.evaluation.wording import percent
 from flowshield.run_folder import machine, write_json
 from protocol.figures import draw
 from protocol.schedule import Context
-from protocol.settings import PARTS
+from protocol.settings import PARTS, SPLIT
 from protocol.tables import all_tables
 
 _ROW_WISE = ("nll_rows", "history", "returns", "crashed")  # in the parts, too long for the merged
@@ -40,12 +41,13 @@ def write_report(context: Context, command: str) -> str:
     }
     write_json(store.folder / "results.json", {**about, "results": results})
     seeds = ", ".join(map(str, settings.seeds))
+    source = f"*`{command}`; training seeds {seeds}; {machine()}, torch {version('torch')}.*"
     text = (
-        "# Achievability\n\n"
-        f"`{command}`: training seeds {seeds} (each with its own split of {settings.n_episodes} "
-        f"episodes), {machine()}, torch {version('torch')}. ± is half a 95% t-interval over the "
-        "training seeds.\n\n"
-    ) + all_tables(settings, store)
+        f"# Achievability\n\n{settings.n_episodes:,} episodes a dataset, split by episode into "
+        + ", ".join(f"{name} {percent(share)}" for name, share in SPLIT.items())
+        + ", anew for each training seed. ± is half a 95% t-interval over the training seeds.\n\n"
+        + all_tables(settings, store, source)
+    )
     with atomic_write(store.folder / "tables.md") as file:
         file.write(text.encode())
     draw(settings, store)

@@ -1,13 +1,15 @@
 """What the protocol is run with: sizes, seeds, models, training overrides."""
 
-__all__ = ["PARTS", "SPLIT", "Settings", "full", "quick"]
+__all__ = ["KNOWN", "PARTS", "SPLIT", "Settings", "full", "quick"]
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from peers import peers_here
+
 from flowshield.config import compose, list_shields
-from protocol.installed import controls_here, peers_here
+from protocol.installed import controls_here
 
 PARTS = (
     "train",
@@ -20,10 +22,13 @@ PARTS = (
 )
 """Names for `--parts`; data are collected whenever a part needs them."""
 
+KNOWN = ("geometric_chain", "gridworld")
+"""Environments that know p(H, R | s) of the uniformly random behaviour."""
+
 SPLIT = {"train": 0.62, "validation": 0.08, "calibration": 0.15, "test": 0.15}
 """Shares of episodes: 70/15/15, where 8 of the 70 choose the best epoch and stop early."""
 
-_PLACE = ("datasets", "seeds", "shields", "controls", "peers", "guards", "alphas")
+_PLACE = ("datasets", "known", "seeds", "shields", "controls", "peers", "guards", "alphas")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Settings:
 
     Attributes:
         datasets: Behaviours to collect and to judge on.
+        known: Environments with a known answer.
         seeds: Training seeds; each also draws its own split of the episodes.
         shields: Shield types of the package.
         controls: What fits in ten lines, see `benchmarks/controls.py`.
@@ -51,9 +57,12 @@ class Settings:
         n_known: Episodes collected in each environment with a known answer.
         peer_seconds: Training budget of each peer.
         overrides: Hydra overrides of the package's run config.
+        known_overrides: Further ones for the environments with a known answer: their episodes are
+            short, so that an epoch has fewer steps.
     """
 
     datasets: tuple[str, ...] = ("mixed", "expert")
+    known: tuple[str, ...] = KNOWN
     seeds: tuple[int, ...] = (42, 43, 44)
     shields: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
@@ -69,9 +78,10 @@ class Settings:
     n_searched: int = 100
     n_queries: int = 300
     n_cell: int = 200
-    n_known: int = 2000
+    n_known: int = 8000
     peer_seconds: float = 120.0
     overrides: tuple[str, ...] = ()
+    known_overrides: tuple[str, ...] = ("shield_epochs=25",)
 
     def identity(self) -> dict[str, Any]:
         """What results in one folder must agree on; which of them are asked for may change."""
@@ -90,9 +100,10 @@ def quick() -> Settings:
         Settings(
             datasets=("expert",),
             seeds=(42,),
-            n_episodes=160,
-            n_fresh=40,
-            n_whole=10,
+            known=KNOWN[:1],
+            n_episodes=135,
+            n_fresh=24,
+            n_whole=6,
             n_states=100,
             n_projected=12,
             n_searched=2,
@@ -101,6 +112,7 @@ def quick() -> Settings:
             n_known=60,
             peer_seconds=0.5,
             overrides=("n_epochs=1", "shield_epochs=1", "calibration.alpha=0.1"),
+            known_overrides=(),
         ),
         n_commands=2,
     )

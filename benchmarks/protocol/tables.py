@@ -13,16 +13,18 @@ import numpy as np
 from flowshield.evaluation.wording import command_label, number, percent
 from protocol.aggregate import Mean, by_model, mean_over_seeds, paired_returns
 from protocol.behaviour import command_name
+from protocol.readings import of_rung
 from protocol.rungs import DISTANCES, FACTORS
 from protocol.settings import Settings
 from protocol.store import Key, Store
+from protocol.targets import targets_table
 
 _MISSING = "–"
 Records = dict[Key, dict[str, Any]]
 
 
-def all_tables(settings: Settings, store: Store) -> str:
-    """Every table for which there are results."""
+def all_tables(settings: Settings, store: Store, source: str) -> str:
+    """Every table for which there are results, each with the line that says where it is from."""
     records = {part: store.records(part) for part in _PARTS}
     known = records["known"]
     texts = [_known(known)] if known else []
@@ -34,12 +36,13 @@ def all_tables(settings: Settings, store: Store) -> str:
                 for where in ("random", "start", "tight", "half")
             ),
             _calibration(records["calibration"], settings, dataset),
+            _groups(records["calibration"], settings, dataset),
             _projection(records["projection"], settings, dataset),
             _behaviour(records["behaviour"], settings, dataset),
             _differences(records["behaviour"], settings, dataset),
         ]
-    texts.append(_latency(records["latency"]))
-    return "\n".join(text for text in texts if text)
+    texts += [_latency(records["latency"]), targets_table(settings, store)]
+    return "\n".join(f"{text}\n{source}\n" for text in texts if text)
 
 
 _PARTS = ("train", "detection", "calibration", "projection", "behaviour", "latency", "known")
@@ -56,18 +59,24 @@ def _models(records: dict[str, Records], settings: Settings, dataset: str) -> st
         return ""
     best = min(nll, key=lambda name: nll[name].value)
     seconds = by_model(train, dataset, lambda r: r.get("training_seconds"))
-    epochs = by_model(train, dataset, lambda r: r.get("best_epoch"))
+    best_at = by_model(train, dataset, lambda r: r.get("best_share"))
     rows = [
         [
             name,
             _plain(seconds.get(name), 0),
-            _plain(epochs.get(name), 1),
+            _percent(best_at.get(name)),
             _mean(nll[name], 3),
             _paired_nll(detection, dataset, name, best),
         ]
         for name in _ordered(nll, settings)
     ]
-    head = ["model", "training s", "best epoch", "test NLL, raw nats", f"less {best}'s, paired"]
+    head = [
+        "model",
+        "training s",
+        "best weights after",
+        "test NLL, raw nats",
+        f"less {best}'s, paired",
+    ]
     return _table(f"{dataset}: held-out likelihood of dequantised commands", head, rows)
 
 
@@ -102,15 +111,17 @@ def _rungs(detection: Records, settings: Settings, dataset: str, where: str) -> 
     distances = FACTORS if where == "half" else DISTANCES
     columns = [("auroc", d) for d in distances] + [("detected", d) for d in distances]
     found = {
-        (what, d): by_model(detection, dataset, partial(_rung, where=where, distance=d, what=what))
+        (what, d): by_model(
+            detection, dataset, partial(of_rung, where=where, distance=d, what=what)
+        )
         for what, d in columns
     }
     present = found[columns[0]]
     if not present:
         return ""
-    alarms = by_model(detection, dataset, lambda r: _rung(r, where, distances[0], "false_alarms"))
+    alarms = by_model(detection, dataset, lambda r: of_rung(r, where, distances[0], "false_alarms"))
     size = mean_over_seeds(
-        _rung(r, where, distances[0], "n") for k, r in detection.items() if k.dataset == dataset
+        of_rung(r, where, distances[0], "n") for k, r in detection.items() if k.dataset == dataset
     )
     rows = [
         [
@@ -128,13 +139,6 @@ def _rungs(detection: Records, settings: Settings, dataset: str, where: str) -> 
     return _table(title, head, rows)
 
 
-def _rung(record: Mapping[str, Any], where: str, distance: float, what: str) -> float | None:
-    for rung in record["rungs"]:
-        if (rung["where"], rung["distance"]) == (where, distance):
-            return float(rung[what])
-    return None
-
-
 # ---------------------------------------------------------------- calibration and projection
 
 
@@ -143,14 +147,12 @@ def _calibration(records: Records, settings: Settings, dataset: str) -> str:
     rows = []
     for name in _ordered({k.model for k in records if k.dataset == dataset}, settings):
         mine = [r for k, r in records.items() if (k.dataset, k.model) == (dataset, name)]
-        kinds = dict.fromkeys((r["unit"], r["groups"]) for m in mine for r in m["rows"])
-        for unit, groups in kinds:
-            rows.append([name, _unit(unit, groups)])
+        for unit, words in _UNITS.items():
+            rows.append([name, words])
             for alpha in settings.alphas:
-                wanted = (unit, groups, alpha)
-                rows[-1].append(_rates([_row_of(m, wanted) for m in mine]))
+                rows[-1].append(_rates([_row_of(m, unit, alpha) for m in mine]))
             starts = mean_over_seeds(m["starts"]["rate"] for m in mine)
-            rows[-1].append(_percent(starts) if (unit, groups) == ("step", 1) else "")
+            rows[-1].append(_percent(starts) if unit == "step" else "")
     head = ["model", "alarm unit", *(f"nominal {percent(a)}" for a in settings.alphas)]
     title = (
         f"{dataset}: realised false alarms on fresh episodes, a seed each (Clopper-Pearson 95%); "
@@ -160,16 +162,46 @@ def _calibration(records: Records, settings: Settings, dataset: str) -> str:
     return _table(title, [*head, "initial states at 5% a step"], rows) if rows else ""
 
 
-def _unit(unit: str, groups: int) -> str:
-    words = "one random step" if unit == "step" else "whole episode"
-    return words if groups == 1 else f"{words}, {groups} groups"
+_UNITS = {"step": "one random step", "episode": "whole episode"}
 
 
-def _row_of(record: Mapping[str, Any], wanted: tuple[Any, ...]) -> Mapping[str, Any] | None:
+def _row_of(record: Mapping[str, Any], unit: str, alpha: float) -> Mapping[str, Any] | None:
+    """The row of one threshold for all states."""
     for row in record["rows"]:
-        if (row["unit"], row["groups"], row["alpha"]) == wanted:
+        if (row["unit"], row["groups"], row["alpha"]) == (unit, 1, alpha):
             return dict(row)
     return None
+
+
+def _groups(records: Records, settings: Settings, dataset: str) -> str:
+    """Realised rates in groups of states: one threshold for all beside one each."""
+    rows = []
+    for name in _ordered({k.model for k in records if k.dataset == dataset}, settings):
+        mine = [r for k, r in records.items() if (k.dataset, k.model) == (dataset, name)]
+        grouped = [row for m in mine for row in m["rows"] if row["groups"] > 1]
+        for unit, words in _UNITS.items():
+            for shared in (True, False) if grouped else ():
+                rows.append([name, words, "one for all" if shared else "one each"])
+                for alpha in settings.alphas:
+                    wanted = (unit, shared, alpha)
+                    rows[-1].append(_spread([r for r in grouped if _about(r) == wanted]))
+    head = ["model", "alarm unit", "threshold", *(f"nominal {percent(a)}" for a in settings.alphas)]
+    title = (
+        f"{dataset}: realised false alarms by group of states: least and greatest over groups and "
+        "seeds; how many of them are within what split-conformal calibration promises (95%)"
+    )
+    return _table(title, head, rows) if rows else ""
+
+
+def _about(row: Mapping[str, Any]) -> tuple[str, bool, float]:
+    return row["unit"], row["shared"], row["alpha"]
+
+
+def _spread(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return _MISSING
+    rates, kept = [row["rate"] for row in rows], sum(bool(row["promised"]) for row in rows)
+    return f"{percent(min(rates), 1)} to {percent(max(rates), 1)}; {kept}/{len(rows)}"
 
 
 def _rates(rows: Sequence[Mapping[str, Any] | None]) -> str:
@@ -190,6 +222,7 @@ def _projection(records: Records, settings: Settings, dataset: str) -> str:
         mine = [r for k, r in records.items() if (k.dataset, k.model) == (dataset, name)]
         for kind in mine[0]["requests"]:
             checks = [m["requests"][kind] for m in mine]
+            bounded = [m["with_bound"][kind] for m in mine]
             searches = [m["search"][kind] for m in mine]
             rows.append(
                 [
@@ -198,6 +231,7 @@ def _projection(records: Records, settings: Settings, dataset: str) -> str:
                     _sum(checks, "n"),
                     _sum(checks, "supported"),
                     _sum(checks, "over_bound"),
+                    f"{_sum(bounded, 'supported')}; {_sum(bounded, 'over_bound')}",
                     _sum(checks, "idempotent"),
                     f"{_sum([m['identity'] for m in mine], 'unchanged')}/"
                     f"{_sum([m['identity'] for m in mine], 'n')}",
@@ -208,7 +242,8 @@ def _projection(records: Records, settings: Settings, dataset: str) -> str:
                     _sum(searches, "n"),
                 ]
             )
-    head = ["shield", "requests", "n", "recheck as supported", "above UB(s)", "idempotent"]
+    head = ["shield", "requests", "n", "recheck as supported", "above UB(s)"]
+    head += ["bound lent: recheck; above UB(s)", "idempotent"]
     head += ["supported requests unchanged", "distance / brute force, mean", "its p95"]
     head += ["share within 5%", "compared"]
     return _table(f"{dataset}: projection, all seeds together", head, rows) if rows else ""
@@ -325,7 +360,7 @@ def _error(error: Mapping[str, float] | None) -> list[str]:
 def _known(records: Records) -> str:
     rows = []
     for env in dict.fromkeys(key.dataset for key in records):
-        words = ("excess_nll", "auroc", "bayes_auroc", "frontier_error")
+        words = ("excess_nll", "auroc", "auroc_bayes", "frontier_error")
         means = {w: by_model(records, env, itemgetter(w)) for w in words}
         for name in means["auroc"]:
             rows.append([env, name, *(_mean(means[w].get(name), 3) for w in words)])
