@@ -232,6 +232,21 @@ def test_achievability_of_limits():
 
 
 @torch.no_grad()
+def test_requests_beyond_double_precision_are_still_told_apart():
+    made, state = shield(), states(1)
+    horizons, returns = torch.arange(130, -7000, -40.0), torch.arange(100, 15_000, 80.0)
+    for column, values in ((0, horizons), (1, returns)):
+        requests = torch.tensor([MEAN]).repeat(len(values), 1).double()
+        requests[:, column] = values
+        log_p = made.log_achievabilities(state, requests.unsqueeze(0))[0]
+        assert float(log_p[0]) > -5 and float(log_p[-1]) < -1000
+        assert float(log_p.diff().max()) < 0.0
+        torch.testing.assert_close(
+            log_p.exp(), made.achievability(state.expand(len(values), 2), requests)
+        )
+
+
+@torch.no_grad()
 def test_a_row_s_achievability_does_not_depend_on_the_batch():
     made, n = shield(n_components=2), 4200  # more than is computed at a time
     state, command = states(n), commands(n)

@@ -18,6 +18,8 @@ from flowshield.models.shields.normal_mixture import NormalMixture
 
 _LOG_2PI = math.log(2 * math.pi)
 _LEAST_SCALE = 1e-3  # of a component, standardized units: keeps the density finite
+_ROUNDING = 1e-15  # more than what rounding does to a probability
+_LOG_ROUNDING = math.log(_ROUNDING)
 _ROWS = 4096  # of achievability at a time: 20 nodes a component take memory
 
 
@@ -121,8 +123,16 @@ class MixtureShield(BaseShield):
             n_steps: Not used.
         """
         check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
-        g = self.command_standardizer(command).unsqueeze(1)
-        log_prob = _log_density(self._components(state), g).squeeze(1)
+        return self.log_probs(state, command.unsqueeze(1)).squeeze(1)
+
+    def log_probs(self, state: Tensor, commands: Tensor) -> Tensor:
+        """`log_prob` of several commands [batch, m, 2] at each state, [batch, m].
+
+        Args:
+            state: [batch, state_dim], raw.
+            commands: [batch, m, 2], steps and raw return.
+        """
+        log_prob = _log_density(self._components(state), self.command_standardizer(commands))
         return log_prob - self.command_standardizer.log_abs_det()
 
     @torch.no_grad()
@@ -158,41 +168,31 @@ class MixtureShield(BaseShield):
         )
 
     @torch.no_grad()
-    def achievability(self, state: Tensor, command: Tensor) -> Tensor:
-        """P(R' >= R, H' <= H | s): how often behaviour got R at least, in H steps at most.
+    def log_achievabilities(self, state: Tensor, commands: Tensor) -> Tensor:
+        """log P(R' >= R, H' <= H | s) of several requests at each state, [batch, m], nats.
 
-        The sum over the components of bivariate normal orthant probabilities. A whole horizon
-        counts in full: its dequantised values reach half of `horizon_noise` above it. Falls in R
-        and rises in H, to rounding.
+        The sum over the components of bivariate normal orthant probabilities, exact to 1e-15 of
+        probability. Requests that are less likely than that are told apart by the less likely of
+        their two parts: the order stays right where the digits end. "H steps at the latest" ends
+        at H + horizon_noise / 2, see `BaseShield.log_achievabilities`.
 
         Args:
             state: [batch, state_dim], raw.
-            command: [batch, 2], steps and raw return.
+            commands: Requests [batch, m, 2], steps and raw return.
 
         Returns:
-            [batch], float64, in [0, 1]; NaN where it cannot be computed.
+            [batch, m], float64; NaN where it cannot be computed.
         """
-        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
-        parts = [slice(i, i + _ROWS) for i in range(0, max(1, len(state)), _ROWS)]
-        return torch.cat([self._orthants(state[part], command[part]) for part in parts])
-
-    def log_achievabilities(self, state: Tensor, commands: Tensor) -> Tensor:
-        """Its logarithm for several requests [batch, m, 2] a state. See `BaseShield`."""
-        m = commands.shape[1]
-        rows = state.repeat_interleave(m, dim=0)
-        return self.achievability(rows, commands.flatten(0, 1)).log().view(len(state), m)
-
-    def _orthants(self, state: Tensor, command: Tensor) -> Tensor:
-        c = Components(*(part.squeeze(1).double() for part in self._components(state)))
-        latest = command[:, :1] + 0.5 * self.horizon_noise
-        g = self.command_standardizer(torch.cat([latest, command[:, 1:]], dim=1)).double()
-        deviation = torch.hypot(c.slope, c.scale_r)
-        probability = orthant_probability(
-            (c.mean_h - g[:, :1]) / c.scale_h,  # of -H: at most becomes at least
-            (g[:, 1:] - c.mean_r) / deviation,
-            -c.slope / deviation,
+        latest = commands + commands.new_tensor([self.horizon_noise / 2, 0.0])
+        g = self.command_standardizer(latest).double()
+        components = Components(*(part.double() for part in self._components(state)))
+        rows = max(1, _ROWS // max(1, commands.shape[1]))
+        if len(state) <= rows:
+            return _log_orthant(components, g)
+        parts = [slice(i, i + rows) for i in range(0, len(state), rows)]
+        return torch.cat(
+            [_log_orthant(Components(*(v[part] for v in components)), g[part]) for part in parts]
         )
-        return (c.logits.softmax(dim=1) * probability).sum(dim=1).clamp(max=1.0)
 
     def _components(self, state: Tensor) -> Components:
         """The Gaussians of raw states [batch, state_dim]."""
@@ -212,6 +212,19 @@ def _log_density(c: Components, g: Tensor) -> Tensor:
     z_2 = (g[..., 1:] - c.mean_r - c.slope * z_1) / c.scale_r
     terms = c.logits - (c.scale_h * c.scale_r).log() - 0.5 * (z_1 * z_1 + z_2 * z_2)
     return terms.logsumexp(dim=2) - c.logits.logsumexp(dim=2) - _LOG_2PI
+
+
+def _log_orthant(c: Components, g: Tensor) -> Tensor:
+    """log P(R' >= R, H' <= H), [batch, n], at standardized requests [batch, n, 2]."""
+    deviation = torch.hypot(c.slope, c.scale_r)
+    x = (c.mean_h - g[..., :1]) / c.scale_h  # of -H: at most becomes at least
+    y = (g[..., 1:] - c.mean_r) / deviation
+    probability = orthant_probability(x, y, -c.slope / deviation)
+    # both are never likelier than either: a margin, exact in its logarithm, takes over in the end
+    margin = torch.special.log_ndtr(-torch.maximum(x, y))
+    safe = (probability - _ROUNDING).clamp(min=0.0).log()
+    terms = c.logits + torch.logaddexp(safe, _LOG_ROUNDING + margin)
+    return (terms.logsumexp(dim=2) - c.logits.logsumexp(dim=2)).clamp(max=0.0)
 
 
 def _noise(
