@@ -49,8 +49,9 @@ def evaluate_known_answer(
           the exact achievability). What no model of the behaviour need reach beyond.
         * frontier_error, frontier_error_worst: mean and largest distance of the shield's frontier
           from the exact one, in steps of the grid of returns (raw reward 1), over all states and up
-          to 12 horizons each, those with P(H' <= h) of at least twice the level; infinite where
-          the shield finds nothing. NaN where the answer has no frontier or no such horizon.
+          to 12 horizons each, those with P(H' <= h) of at least twice the level. Where the shield
+          finds nothing, its frontier counts as one step below the lowest reachable return. NaN
+          where the answer has no frontier or no such horizon.
 
     Raises:
         DataError: The environment has no known answer, or other behaviours are in the data.
@@ -129,7 +130,9 @@ def _frontier_errors(
             stable = horizons[met >= _MARGIN * level]
             if len(stable):
                 exact = answer.frontier(state, level, stable).returns
-                errors.append(np.abs(_frontier(shield, state, stable, level) - exact))
+                floor = _lowest_reachable(answer, state, stable) - 1.0
+                found = np.fmax(_frontier(shield, state, stable, level), floor)
+                errors.append(np.abs(found - exact))
     if not errors:
         return {"frontier_error": float("nan"), "frontier_error_worst": float("nan")}
     all_errors = np.concatenate(errors)
@@ -150,7 +153,14 @@ def _frontier(
         score_type="achievability",
     )
     returns: NDArray[np.float64] = frontier.returns[0].double().cpu().numpy()
-    return np.where(np.isnan(returns), -np.inf, returns)
+    return returns
+
+
+def _lowest_reachable(
+    answer: GridworldAnswer, state: NDArray[np.float32], horizons: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    pairs = answer.reachable(state)
+    return np.array([pairs[pairs[:, 0] <= h, 1].min() for h in horizons], np.float64)
 
 
 @torch.no_grad()

@@ -95,6 +95,18 @@ def test_a_frontier_from_samples_of_the_truth_is_within_a_step_of_the_grid():
     assert result["frontier_error"] < 1.0
 
 
+def test_a_frontier_that_is_never_found_is_an_error_as_large_as_the_world():
+    env = make_env("gridworld")
+    dataset = DataCollector(env).collect(200, seed=4)
+
+    class Pessimist(ExactShield):
+        def log_achievabilities(self, state, commands):
+            return torch.full(commands.shape[:2], -math.inf)
+
+    result = evaluate_known_answer(Pessimist(env.known_answer), dataset, n_states=50)
+    assert 4.0 < result["frontier_error"] < result["frontier_error_worst"] < math.inf
+
+
 def test_contrast_commands_are_of_three_kinds_and_repeatable():
     rng = np.random.default_rng(0)
     commands = np.stack([rng.integers(1, 40, 900), rng.integers(-9, 9, 900)], 1).astype(np.float32)
