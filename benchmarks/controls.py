@@ -2,9 +2,8 @@
 
 Each is a `BaseShield`, so that calibration, evaluation, `CommandedPolicy` and the benchmark treat
 it like a shield. Its score is no density, though nothing but its order counts for verdicts: it is
-how far a command lies outside of what the training data hold, with the sign turned, in units of
-their spread. There is nothing to train by gradient and nothing to save: `make_control` fits one in
-seconds.
+minus how far a command lies outside of what the training data hold. There is nothing to train by
+gradient and nothing to save: `make_control` fits one in seconds.
 
     control = make_control("state_box", train_dataset)
     control.calibrate(calibration_dataset, alpha=0.05)
@@ -38,8 +37,7 @@ from flowshield.models.shields.projection import Projection, scaled_distance
 _QUANTILES = (0.01, 0.99)  # sides of a box; the extremes themselves are single lucky episodes
 _N_BINS = 256
 _LEAST_ROWS = 20  # in a bin; below, its box is that of all data
-_LEAST_WIDTH = 1e-2  # of a half side, in deviations of the data: nothing is divided by 0
-_INSIDE = 1.0 - 1e-5  # how far towards a border a clamp goes, so that its recheck passes
+_MARGIN = 1e-4  # deviations by which a clamp stays inside, so that its recheck passes
 _N_NEIGHBOURS = 10
 _MOST_ROWS = 50_000  # of the training data that a nearest-neighbour search keeps
 _SEED = 0
@@ -77,34 +75,38 @@ class Control(BaseShield):
 class GlobalBox(Control):
     """One box around all training commands: from their 1st to their 99th percentile each.
 
-    The score is minus the larger of the two distances from the box's centre, each in units of half
-    the box's side: 0 at the centre, -1 on the border. A calibrated threshold thus grows or shrinks
-    the box until it holds the promised share, and the projection clamps into that box.
+    The score is minus the distance by which a command lies outside, the larger of the two in
+    deviations of all the data's horizons and returns; inside it goes on, positive, as the distance
+    from the nearest side. A calibrated threshold thus moves all sides alike, out or in, until the
+    box holds the promised share, and the projection clamps into that box. (Distances in units of
+    the box's own sides detect less in LunarLander: late bins are narrow, and low returns make the
+    others wide.)
     """
 
     shield_type = "box"
 
     def _fit(self, states: Tensor, commands: Tensor) -> None:
-        self._center, self._half = _box(commands, self.command_standardizer.std)
+        self._box = _quantile_box(commands)
 
-    def _boxes(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Centres and half sides [batch, 2], raw."""
-        rows = (len(state), 2)
-        return self._center.to(state).expand(rows), self._half.to(state).expand(rows)
+    def _boxes(self, state: Tensor) -> Tensor:
+        """Lowest and highest command [batch, 2 (low, high), 2], raw."""
+        return self._box.to(state).expand(len(state), 2, 2)
 
     def log_prob(self, state: Tensor, command: Tensor, n_steps: int | None = None) -> Tensor:
         """The score (see the class), [batch]; no density."""
-        center, half = self._boxes(state)
-        return -((command - center) / half).abs().amax(dim=1)
+        low, high = self._boxes(state).unbind(dim=1)
+        inside = torch.minimum(command - low, high - command) / self.command_standardizer.std
+        return inside.amin(dim=1)
 
     @torch.no_grad()
     def project_in_detail(
         self, state: Tensor, command: Tensor, n_steps: int | None = None, lr: float | None = None
     ) -> Projection:
-        """Clamps what is not supported into the calibrated box."""
-        center, half = self._boxes(state)
-        reach = half * (-self.limits(state) * _INSIDE).clamp(min=0.0).to(half).unsqueeze(1)
-        low, high = center - reach, center + reach
+        """Clamps what is not supported into the calibrated box, or to its centre if it is empty."""
+        low, high = self._boxes(state).unbind(dim=1)
+        depth = (self.limits(state) + _MARGIN).to(state).unsqueeze(1)
+        moved, center = depth * self.command_standardizer.std, (low + high) / 2
+        low, high = torch.minimum(low + moved, center), torch.maximum(high - moved, center)
         low[:, 0] = torch.minimum(low[:, 0].clamp(min=1.0), high[:, 0])
         return _replaced(self, state, command, torch.clamp(command, low, high))
 
@@ -118,23 +120,16 @@ class BinnedBox(GlobalBox):
     shield_type = "state_box"
 
     def _fit(self, states: Tensor, commands: Tensor) -> None:
-        super()._fit(states, commands)
         standardized = self.state_standardizer(states)
         n_bins = min(_N_BINS, len(torch.unique(standardized, dim=0)))
         self._bins = StateGroups.fit(standardized, n_bins, _SEED)
         assigned = self._bins.assign(standardized)
-        boxes = [self._box_of(commands[assigned == i]) for i in range(n_bins)]
-        self._centers = torch.stack([center for center, _ in boxes])
-        self._halves = torch.stack([half for _, half in boxes])
+        members = [commands[assigned == i] for i in range(n_bins)]
+        boxes = [_quantile_box(m if len(m) >= _LEAST_ROWS else commands) for m in members]
+        self._boxes_by_bin = torch.stack(boxes)
 
-    def _box_of(self, commands: Tensor) -> tuple[Tensor, Tensor]:
-        if len(commands) < _LEAST_ROWS:
-            return self._center, self._half
-        return _box(commands, self.command_standardizer.std)
-
-    def _boxes(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        place = self._bins.assign(self.state_standardizer(state))
-        return self._centers.to(state)[place], self._halves.to(state)[place]
+    def _boxes(self, state: Tensor) -> Tensor:
+        return self._boxes_by_bin.to(state)[self._bins.assign(self.state_standardizer(state))]
 
 
 class ReturnClip(Control):
@@ -230,12 +225,11 @@ def make_control(name: str, dataset: TrajectoryDataset) -> Control:
     return CONTROLS[name](dataset.state_dim).fit(dataset).eval()
 
 
-def _box(commands: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre and half sides [2] of the box between the quantiles of commands [n, 2]."""
+def _quantile_box(commands: Tensor) -> Tensor:
+    """The box [2 (low, high), 2] between the quantiles of commands [n, 2]."""
     sides = np.quantile(commands.double().numpy(), _QUANTILES, axis=0)
-    low, high = torch.from_numpy(sides).to(commands)
-    half = torch.maximum((high - low) / 2, _LEAST_WIDTH * deviations.to(commands))
-    return (low + high) / 2, half
+    sides[:, 0] += (-0.5, 0.5)  # a whole horizon is a step wide: late states know but one
+    return torch.from_numpy(sides).to(commands)
 
 
 def _replaced(shield: Control, state: Tensor, command: Tensor, other: Tensor) -> Projection:
