@@ -69,6 +69,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         "datasets": options.datasets,
         "seeds": options.seeds,
         "shields": options.shields,
+        "peers": options.peers,
         "overrides": (*settings.overrides, *options.override) if options.override else None,
     }
     return dataclasses.replace(
@@ -86,6 +87,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--datasets", type=_words, help="some of mixed,expert")
     parser.add_argument("--seeds", type=lambda text: [int(s) for s in _words(text)])
     parser.add_argument("--shields", type=_words, help="shield types, all of the package's")
+    parser.add_argument("--peers", type=_words, help="densities from elsewhere; '' for none")
     parser.add_argument(
         "--override", action="append", help="a Hydra override of training, such as shield_epochs=20"
     )

@@ -10,7 +10,7 @@ import torch
 from flowshield.envs import ContinuousEnvWrapper, make_env
 from flowshield.evaluation import cell_record, evaluate_agent
 from protocol import training
-from protocol.guards import guard_for
+from protocol.contenders import load_shield
 from protocol.schedule import Context
 from protocol.store import Key
 
@@ -27,7 +27,7 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
     n = context.settings.n_cell
     by_name = {command_name(command): command for command in context.settings.commands}
     agent = training.agent(context, key.dataset, key.seed)
-    guard = guard_for(context, key)
+    guard = None if key.model == "none" else load_shield(context, key)
     with torch.no_grad():
         cell = evaluate_agent(
             agent, _envs(n), by_name[key.detail], guard, n_episodes=n, seed=_ENV_SEED

@@ -13,10 +13,12 @@ __all__ = [
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from controls import CONTROLS, make_control
 from numpy.typing import NDArray
 
 from flowshield.data import TrajectoryDataset
@@ -25,6 +27,7 @@ from flowshield.evaluation.shield import shield_scores
 from flowshield.models import BaseShield
 from flowshield.models.shields.calibration import conformal_threshold
 from protocol import training
+from protocol.data import config_for, parts_of
 from protocol.schedule import Context
 from protocol.settings import Settings
 from protocol.store import Key
@@ -79,8 +82,19 @@ def knows_achievability(name: str) -> bool:
 
 
 def load_shield(context: Context, key: Key) -> BaseShield:
-    """The trained shield of a key."""
+    """The trained shield of a key, or the control, fitted to the same episodes and calibrated."""
+    if key.model in CONTROLS:
+        return _control(context, key.dataset, key.seed, key.model)
     return training.shield(context, key.dataset, key.seed, key.model)
+
+
+@lru_cache(maxsize=4)
+def _control(context: Context, dataset: str, seed: int, name: str) -> BaseShield:
+    parts = parts_of(context, dataset, seed)
+    control = make_control(name, parts["train"])
+    alpha = config_for(context, dataset, seed).calibration.alpha
+    control.calibrate(parts["calibration"], alpha=alpha, seed=seed)
+    return control
 
 
 def threshold(
@@ -101,5 +115,6 @@ def _of_shield(shield: BaseShield) -> Contender:
         found = shield.project(torch.as_tensor(states), torch.as_tensor(commands))
         return found.cpu().numpy()
 
-    log_prob = scores if shield.score_type == "density" else None
+    is_density = shield.score_type == "density" and shield.shield_type not in CONTROLS
+    log_prob = scores if is_density else None
     return Contender(shield.shield_type, scores, log_prob, project)

@@ -65,7 +65,7 @@ def _detection(settings: Settings, records: Records) -> Figure:
         )
         panel.set_xscale("symlog", linthresh=5)
         panel.set_xticks(DISTANCES, [f"{d:g}" for d in DISTANCES])
-    axes[0][-1].legend(frameon=False, fontsize=8)
+    _legend(figure, axes[0][0])
     return figure
 
 
@@ -84,7 +84,7 @@ def _calibration(settings: Settings, records: Records) -> Figure:
             ends = [0.0, max(settings.alphas) * 1.1]
             panel.plot(ends, ends, color="#888888", lw=0.8, ls="--")
             panel.set(xlabel=f"nominal rate per {unit}", ylabel="realised on fresh episodes")
-    axes[0][-1].legend(frameon=False, fontsize=8)
+    _legend(figure, axes[0][0])
     return figure
 
 
@@ -110,7 +110,7 @@ def _behaviour(settings: Settings, records: Records) -> Figure:
             panel = axes[row][column]
             _bars(panel, settings, records, dataset, word)
             panel.set_ylabel(label)
-    axes[0][-1].legend(frameon=False, fontsize=8, ncols=2)
+    _legend(figure, axes[0][0])
     return figure
 
 
@@ -127,8 +127,14 @@ def _bars(panel: Axes, settings: Settings, records: Records, dataset: str, word:
         x = np.arange(len(means)) + (i - len(settings.guards) / 2 + 0.5) * width
         heights = [math.nan if m is None else m.value for m in means]
         panel.bar(x, heights, width, label=guard, yerr=_errors(means), error_kw={"lw": 0.7})
+    panel.axhline(0.0, color="black", lw=0.6)
     panel.set_xticks(range(len(settings.commands)), map(command_label, settings.commands))
     panel.tick_params(axis="x", labelsize=7)
+
+
+def _legend(figure: Figure, panel: Axes) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False, fontsize=8)
 
 
 def _curve(panel: Axes, x: list[float], means: list[Mean | None], name: str, index: int) -> None:

@@ -72,7 +72,7 @@ def _cells(settings: Settings, dataset: str, seed: int) -> Iterator[Task]:
     yield _trained(dataset, seed, "agent")
     agent = Key("train", dataset, seed, "agent")
     for guard in settings.guards:
-        needs = (agent, *_model(settings, dataset, seed, guard))
+        needs = (Key("data", dataset, 0, "data"), agent, *_model(settings, dataset, seed, guard))
         for command in settings.commands:
             detail = behaviour.command_name(command)
             yield Task(Key("behaviour", dataset, seed, guard, detail), behaviour.measure, needs)

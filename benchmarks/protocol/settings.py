@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from controls import CONTROLS
 from peers import peers_here
 
 from flowshield.config import compose, list_shields
-from protocol.installed import controls_here
 
 PARTS = (
     "train",
@@ -28,7 +28,10 @@ KNOWN = ("geometric_chain", "gridworld")
 SPLIT = {"train": 0.62, "validation": 0.08, "calibration": 0.15, "test": 0.15}
 """Shares of episodes: 70/15/15, where 8 of the 70 choose the best epoch and stop early."""
 
-_PLACE = ("datasets", "known", "seeds", "shields", "controls", "peers", "guards", "alphas")
+GUARDING = ("clip", "state_box")
+"""Controls that guard the agent too; the others are for detection."""
+
+_PLACE = ("datasets", "known", "seeds", "shields", "controls", "peers", "alphas")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,6 @@ class Settings:
         shields: Shield types of the package.
         controls: What fits in ten lines, see `benchmarks/controls.py`.
         peers: Densities from outside the package, see `benchmarks/peers.py`.
-        guards: Who guards the agent in the behaviour grid, "none" first.
         commands: The grid, (horizon, return).
         alphas: Nominal false-alarm rates.
         n_episodes: Episodes collected per dataset.
@@ -67,7 +69,6 @@ class Settings:
     shields: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
-    guards: tuple[str, ...] = ()
     commands: tuple[tuple[float, float], ...] = ()
     alphas: tuple[float, ...] = (0.01, 0.05, 0.1)
     n_episodes: int = 3000
@@ -82,6 +83,11 @@ class Settings:
     peer_seconds: float = 120.0
     overrides: tuple[str, ...] = ()
     known_overrides: tuple[str, ...] = ("shield_epochs=25",)
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """Who guards the agent in the behaviour grid: nobody, controls that project, shields."""
+        return ("none", *(name for name in GUARDING if name in self.controls), *self.shields)
 
     def identity(self) -> dict[str, Any]:
         """What results in one folder must agree on; which of them are asked for may change."""
@@ -121,14 +127,10 @@ def quick() -> Settings:
 def _completed(settings: Settings, n_commands: int | None = None) -> Settings:
     """Fills in what the package and the machine offer."""
     commands = [(float(h), float(r)) for h, r in compose("run").env.commands][:n_commands]
-    shields = tuple(list_shields())
-    controls = controls_here()
-    projecting = tuple(name for name in ("clip", "state_box") if name in controls)
     return dataclasses.replace(
         settings,
-        shields=tuple(name for name in shields if name != "all"),
-        controls=controls,
+        shields=tuple(name for name in list_shields() if name != "all"),
+        controls=tuple(CONTROLS),
         peers=peers_here(),
-        guards=("none", *projecting, *(name for name in shields if name != "all")),
         commands=tuple(commands),
     )
