@@ -88,6 +88,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=lambda text: [int(s) for s in _words(text)])
     parser.add_argument("--shields", type=_words, help="shield types, all of the package's")
     parser.add_argument("--peers", type=_words, help="densities from elsewhere; '' for none")
+    parser.add_argument("--peer-seconds", type=float, help="training budget of each of these")
     parser.add_argument(
         "--override", action="append", help="a Hydra override of training, such as shield_epochs=20"
     )

@@ -31,7 +31,7 @@ SPLIT = {"train": 0.62, "validation": 0.08, "calibration": 0.15, "test": 0.15}
 GUARDING = ("clip", "state_box")
 """Controls that guard the agent too; the others are for detection."""
 
-_PLACE = ("datasets", "known", "seeds", "shields", "controls", "peers", "alphas")
+_PLACE = ("datasets", "known", "seeds", "shields", "controls", "peers")
 
 
 @dataclass(frozen=True)

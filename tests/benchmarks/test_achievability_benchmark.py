@@ -9,6 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+
+from flowshield.config import compose
+from flowshield.data import DataCollector
+from flowshield.envs import make_env
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -110,6 +115,65 @@ def test_a_promise_kept_in_the_mean_is_called_kept(benchmark):
         count = int((rng.uniform(size=500) < threshold).sum())
         kept.append(calibration.rate_record(count, 500, 0.05, 199)["promised"])
     assert 0.91 <= np.mean(kept) <= 1.0
+
+
+@pytest.fixture(scope="module")
+def landings():
+    config = compose("run", ["behaviour=expert"])
+    behaviour = OmegaConf.to_container(config.behaviour)
+    return DataCollector(make_env("lunarlander"), behaviour=behaviour).collect(6, seed=5)
+
+
+def test_rungs_ask_for_what_nobody_can_fulfil(benchmark, landings):
+    rungs = importlib.import_module("protocol.rungs").questions(landings, 50, seed=0)
+    env = make_env("lunarlander")
+    for rung in rungs:
+        true, states = landings.commands[rung.steps], landings.states[rung.steps]
+        bound = env.return_bound(states)
+        assert (true[:, 1] <= bound).all()
+        if rung.where == "half":
+            assert (
+                landings.episode_returns[np.isin(landings.episode_starts, rung.steps)] > 250
+            ).all()
+            np.testing.assert_allclose(rung.commands, true * [rung.distance, 1.0])
+        else:
+            np.testing.assert_allclose(rung.commands[:, 1], bound + rung.distance, rtol=1e-6)
+            np.testing.assert_array_equal(rung.commands[:, 0], true[:, 0])
+        if rung.where == "tight":
+            assert (bound - true[:, 1] < 10).all()
+    assert {rung.where for rung in rungs} == {"random", "start", "tight", "half"}
+
+
+def test_brute_force_finds_the_nearest_border_of_a_box(benchmark, landings):
+    """Where the supported commands are a box, the nearest one is known: the clamp."""
+    search = importlib.import_module("protocol.search")
+    box = importlib.import_module("controls").make_control("box", landings)
+    box.calibrate(landings, alpha=0.3)
+    box.projection = box.projection._replace(horizon_weight=1.0)
+    state = torch.as_tensor(landings.states[:1])
+    low, high = (torch.as_tensor(f(landings.commands, axis=0)) for f in (np.min, np.max))
+    for request in ([50.0, 500.0], [600.0, 100.0], [900.0, 400.0]):
+        command = torch.tensor([request])
+        exact = box.project_in_detail(state, command)
+        assert exact.supported and exact.changed
+        found = search.nearest_on_grid(box, state, command, low, high)
+        assert found == pytest.approx(float(exact.distance), rel=0.02)
+
+
+def test_returns_are_paired_start_by_start(benchmark):
+    Key = importlib.import_module("protocol.store").Key
+    paired = importlib.import_module("protocol.aggregate").paired_returns
+    key = Key("behaviour", "mixed", 1, "none", "1_2")
+    records = {
+        key: {"returns": [0.0, 100.0, 50.0]},
+        key._replace(model="flow"): {"returns": [5.0, 105.0, 55.0]},
+        key._replace(seed=2): {"returns": [0.0, 0.0, 0.0]},
+        key._replace(seed=2, model="flow"): {"returns": [7.0, 7.0, 7.0]},
+        key._replace(seed=3, model="flow"): {"returns": [9.0, 9.0, 9.0]},  # nothing to pair with
+    }
+    found = paired(records, "mixed", "flow", "1_2")
+    assert (found.mean, found.low, found.high) == (6.0, 6.0, 6.0)
+    assert paired(records, "mixed", "mixture", "1_2") is None
 
 
 def _write(context, key):
