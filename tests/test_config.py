@@ -138,6 +138,8 @@ def test_environment_arguments_are_free():
         ("shield=quantle", "unknown shield 'quantle': did you mean 'quantile'"),
         ("behaviour=expret", "unknown behaviour 'expret': did you mean 'expert'"),
         ("scheduler.type=cosin", "did you mean 'cosine'"),
+        ("calibration.unit=steps", "did you mean 'step'"),
+        ("calibration.score=densty", "did you mean 'density'"),
         ("+shield.quantil.tau=0.5", "unknown shield 'quantil': did you mean 'quantile'"),
     ],
 )
@@ -179,6 +181,8 @@ def test_bad_grammar_names_the_override(override):
         ("learning_rate=inf", "a finite number", "inf"),
         ("calibration.alpha=0", "above 0 and below 1", "0.0"),
         ("calibration.alpha=1", "above 0 and below 1", "1.0"),
+        ("calibration.groups=0", "at least 1", "0"),
+        ("projection.alpha=1", "above 0 and below 1", "1.0"),
         ("optimizer.gradient_clip=0", "above 0", "0.0"),
         ("optimizer.ema_decay=1", "above 0 and below 1", "1.0"),
         ("data.split.train=0.5", "sum to 1", "0.85"),
@@ -375,8 +379,10 @@ def test_the_configs_inside_a_wheel_come_before_those_beside_the_package(tmp_pat
 
 def test_choices_agree_with_the_code_that_offers_them():
     from flowshield.models.ode import SOLVERS
+    from flowshield.models.shields import SCORES, UNITS
     from flowshield.schema import CHOICES
     from flowshield.training.learning_rate import SCHEDULES
 
+    assert CHOICES["calibration.score"] == SCORES and CHOICES["calibration.unit"] == UNITS
     assert sorted(CHOICES["scheduler.type"]) == sorted(SCHEDULES)
     assert sorted(CHOICES["shield.*.solver"]) == sorted(SOLVERS)

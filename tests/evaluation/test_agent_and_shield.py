@@ -13,10 +13,12 @@ from flowshield.evaluation import (
     evaluate_projection,
     evaluate_shield,
     false_alarms,
+    lend_return_bound,
     run_episode,
 )
 from flowshield.evaluation.contrast import impossible_commands
 from flowshield.models import BaseShield, UDRLAgent
+from flowshield.models.shields import ExchangeablePairs
 
 
 class KnownShield(BaseShield):
@@ -91,6 +93,21 @@ def test_projections_are_measured_by_a_fresh_check(shield):
     assert result["mean_log_prob"] >= float(shield.threshold)
     with pytest.raises(DataError, match="at least one command"):
         evaluate_projection(shield, requests[:0], torch.zeros(0, 2))
+
+
+def test_an_environment_lends_its_bound_where_it_knows_one():
+    env = make_env("lunarlander")
+    known = KnownShield(8)
+    known.calibrate(ExchangeablePairs(np.zeros((99, 8)), np.ones((99, 2))), alpha=0.05)
+    lend_return_bound(known, env)
+    states = np.stack([env.reset(seed=seed)[0] for seed in range(3)])
+    bound = env.return_bound(states)
+    above, below = (np.stack([np.full(3, 2.0), bound + d], axis=1) for d in (1.0, -1.0))
+    scores = [known.scores(torch.tensor(states), torch.tensor(r[:, None])) for r in (above, below)]
+    assert bool((scores[0] == -torch.inf).all()) and bool(scores[1].isfinite().all())
+    assert known.n_uncomputed == 0
+    with pytest.raises(ConfigError, match="knows no bound.*use_return_bound=false"):
+        lend_return_bound(known, make_env("lunarlander", enable_wind=True))
 
 
 def test_impossible_commands_lie_above_the_bound_with_the_true_horizons():

@@ -104,6 +104,20 @@ def test_every_argument_of_the_constructor_travels(name, tmp_path):
     assert (loaded.horizon_noise, loaded.return_noise) == (made.horizon_noise, made.return_noise)
 
 
+def test_score_groups_and_interval_travel(tmp_path):
+    made, (states, commands) = shield(), queries()
+    made.score_type = "achievability"
+    data = ExchangeablePairs(torch.randn(200, 3).numpy() * 4, torch.randn(200, 2).numpy() * 50)
+    made.calibrate(data, 0.2, unit="episode", groups=2)
+    made.save(tmp_path / "shield.pt")
+    loaded = BaseShield.load(tmp_path / "shield.pt")
+    assert loaded.score_type == "achievability"
+    assert loaded.calibration.intervals == made.calibration.intervals
+    assert str(loaded.calibration) == str(made.calibration)
+    assert torch.equal(loaded.limits(states), made.limits(states))
+    assert torch.equal(loaded.is_ood(states, commands), made.is_ood(states, commands))
+
+
 @pytest.mark.parametrize("name", SHIELDS)
 def test_an_uncalibrated_shield_loads_uncalibrated(name, tmp_path):
     shield(name, calibrate=False).save(tmp_path / "shield.pt")

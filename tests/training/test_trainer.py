@@ -131,6 +131,19 @@ def test_every_shield_comes_calibrated_with_the_configs_projection(tmp_path, dat
     torch.testing.assert_close(shield.state_standardizer.mean, train.mean(dim=0))
 
 
+def test_the_config_says_what_is_promised_and_by_which_score(tmp_path, dataset):
+    changes = {"unit": "episode", "groups": 2, "score": "achievability", "alpha": 0.2}
+    trainer = Trainer(make_config(tmp_path, calibration=changes))
+    shield = trainer.train_shield(dataset, "quantile", n_epochs=1)
+    made = shield.calibration
+    assert (made.unit, made.alpha, made.score) == ("episode", 0.2, "achievability")
+    assert shield.score_type == "achievability" and len(made.thresholds) == 2
+    # the groups are those of the training episodes: exactness costs no calibration episode
+    train = torch.from_numpy(trainer.split(dataset)["train"].states)
+    expected = shield.fit_groups(train, 2, trainer.config.seed)
+    torch.testing.assert_close(made.groups.centers, expected.centers)
+
+
 # ---------------------------------------------------------------- data
 
 

@@ -223,6 +223,18 @@ class BaseShield(nn.Module, ABC):
         generator = torch.Generator(device=state.device).manual_seed(_SEED)
         return self.sample_with_log_prob(state, n_samples, generator)
 
+    @torch.no_grad()
+    def scored_samples(self, state: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+        """`common_samples` with their scores, [batch, n, 2] and [batch, n].
+
+        For the density these are the log-densities that come with the samples, which `scores`
+        confirms but for the solver's error.
+        """
+        commands, log_prob = self.common_samples(state, n_samples)
+        if self.score_type == "density":
+            return commands, self._guarded(state, commands, log_prob)
+        return commands, self.scores(state, commands)
+
     def achievability(self, state: Tensor, command: Tensor) -> Tensor:
         """P(R' >= R, H' <= H | s): how likely the behaviour reaches the request or better, [batch].
 
@@ -284,6 +296,10 @@ class BaseShield(nn.Module, ABC):
         """
         by_density = (score_type or self.score_type) == "density"
         values = (self.log_probs if by_density else self.log_achievabilities)(state, commands)
+        return self._guarded(state, commands, values)
+
+    def _guarded(self, state: Tensor, commands: Tensor, values: Tensor) -> Tensor:
+        """Scores [batch, m], -inf where they cannot be computed or the bound excludes them."""
         finite = commands.isfinite().all(dim=2) & state.isfinite().all(dim=1, keepdim=True)
         computed = finite & (values < torch.inf)  # NaN is not below anything; -inf is a density
         self.n_uncomputed += int((~computed).sum())
@@ -392,6 +408,13 @@ class BaseShield(nn.Module, ABC):
             calibration = calibration.at(alpha)
         return calibration.limits(self.state_standardizer(state))
 
+    def goals(self, state: Tensor) -> Tensor:
+        """The score that a projection aims for at each state, [batch]: see `projection.alpha`."""
+        wanted = self.projection.alpha
+        if wanted is None or wanted <= self._calibration().alpha:
+            return self.limits(state)
+        return self.limits(state, alpha=wanted)
+
     @torch.no_grad()
     def is_ood(self, state: Tensor, command: Tensor, threshold: float | None = None) -> Tensor:
         """Whether the data do not support a command at a state.
@@ -484,7 +507,7 @@ class BaseShield(nn.Module, ABC):
             lr: Share of the remaining way that the first round explores; None = as configured.
 
         Returns:
-            Commands [batch, 2]; supported requests come back unchanged.
+            Commands [batch, 2], raw; supported requests come back unchanged.
         """
         return self.project_in_detail(state, command, n_steps, lr).command
 
@@ -495,7 +518,8 @@ class BaseShield(nn.Module, ABC):
         """Like `project`, with distance, score and verdict of each row."""
         check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
         settings = self.projection.replace(n_steps=n_steps, lr=lr)
-        return nearest_supported(self, state, command, self.limits(state), settings)
+        limits = self.limits(state)
+        return nearest_supported(self, state, command, limits, settings, self.goals(state))
 
     # ------------------------------------------------------------------ files
 

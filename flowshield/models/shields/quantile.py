@@ -15,6 +15,7 @@ from flowshield.models.networks import ResidualMLP
 from flowshield.models.shields.base import BaseShield
 
 _LEAST_GAP = 1e-4  # between neighbouring quantiles, standardized units: keeps the density finite
+_CELLS = 64  # of H's distribution, for achievability
 _TAIL_SCALE = 0.25  # of the exponential tails, in units of the whole grid's width
 
 
@@ -124,6 +125,30 @@ class QuantileShield(BaseShield):
         return commands.view(len(state), n_samples, 2), log_prob.view(len(state), n_samples)
 
     @torch.no_grad()
+    def log_achievabilities(self, state: Tensor, commands: Tensor) -> Tensor:
+        """log P(R' >= R, H' <= H | s) by quadrature over the grid of H. See `BaseShield`.
+
+        H's distribution is cut into cells of equal mass; the part of each cell below H counts with
+        the chance of R at the cell's middle. Every such term falls in R and rises in H.
+        """
+        cells = torch.arange(_CELLS, device=state.device, dtype=state.dtype)
+        s = self.state_standardizer(state)
+        horizon_grid = self._horizon_grid(s)
+        middles = (cells + 0.5).expand(len(s), -1).reshape(-1, 1) / _CELLS
+        rows = horizon_grid.repeat_interleave(_CELLS, dim=0)
+        horizon = self._inverse_distribution(rows, middles)
+        return_grid = self._return_grid(s.repeat_interleave(_CELLS, dim=0), horizon)
+        latest = commands + commands.new_tensor([self.horizon_noise / 2, 0.0])
+        g = self.command_standardizer(latest)
+        below = self._log_distribution(horizon_grid, g[..., 0]).exp().unsqueeze(2)  # [batch, m, 1]
+        log_mass = ((below * _CELLS - cells).clamp(0.0, 1.0) / _CELLS).log()  # [batch, m, cells]
+        asked = g[..., 1].repeat_interleave(_CELLS, dim=0)
+        # at least R is at most -R of what is mirrored
+        log_chance = self._log_distribution(-return_grid.flip(1), -asked)
+        log_chance = log_chance.view(len(s), _CELLS, -1).transpose(1, 2)
+        return (log_mass + log_chance).logsumexp(dim=2)
+
+    @torch.no_grad()
     def get_quantile(self, state: Tensor) -> Tensor:
         """The tau-quantile of H given s, and that of R given s and the median H.
 
@@ -168,6 +193,18 @@ class QuantileShield(BaseShield):
         tail = -math.log(2 * self.n_quantiles) - scale.log() - outside / scale
         # NaN is neither outside nor inside, and must not be read as inside
         return torch.where(outside <= 0, between, tail)
+
+    def _log_distribution(self, grid: Tensor, y: Tensor) -> Tensor:
+        """log P(Y <= y), float64 [batch, m] at y [batch, m], of quantiles [batch, K]."""
+        grid, y, k = grid.double(), y.double(), self.n_quantiles
+        index = (torch.searchsorted(grid.contiguous(), y.contiguous()) - 1).clamp(0, k - 2)
+        start, end = grid.gather(1, index), grid.gather(1, index + 1)
+        between = ((index + 0.5 + (y - start) / (end - start)) / k).log()
+        scale = _TAIL_SCALE * (grid[:, -1:] - grid[:, :1])
+        below = -math.log(2 * k) - (grid[:, :1] - y) / scale
+        above = torch.log1p(-torch.exp(-(y - grid[:, -1:]) / scale) / (2 * k))
+        inside = torch.where(y > grid[:, -1:], above, between)
+        return torch.where(y < grid[:, :1], below, inside)
 
     def _inverse_distribution(self, grid: Tensor, u: Tensor) -> Tensor:
         """Quantiles [batch, 1] at levels u [batch, 1]."""
