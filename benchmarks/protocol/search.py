@@ -58,7 +58,8 @@ def _first_supported(
     order = distance.argsort()
     for start in range(0, len(order), _CHUNK):
         chunk = order[start : start + _CHUNK]
-        supported = ~shield.is_ood(state.expand(len(chunk), -1), points[chunk])
+        # what a projection searches for, which may be stricter than the verdict
+        supported = shield.scores(state, points[chunk].unsqueeze(0))[0] >= shield.goals(state)
         if supported.any():
             index = chunk[supported.nonzero()[0, 0]]
             return float(distance[index]), points[index]
