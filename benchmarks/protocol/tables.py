@@ -237,14 +237,14 @@ def _projection(records: Records, settings: Settings, dataset: str) -> str:
                     f"{_sum([m['identity'] for m in mine], 'n')}",
                     *(
                         _mean(mean_over_seeds(s[word] for s in searches), 3)
-                        for word in ("ratio_mean", "ratio_p95", "within_5_percent")
+                        for word in ("ratio", "ratio_p50", "ratio_p95", "within_5_percent")
                     ),
                     _sum(searches, "n"),
                 ]
             )
     head = ["shield", "requests", "n", "recheck as supported", "above UB(s)"]
     head += ["bound lent: recheck; above UB(s)", "idempotent"]
-    head += ["supported requests unchanged", "distance / brute force, mean", "its p95"]
+    head += ["supported requests unchanged", "mean distance / brute force's", "its median", "p95"]
     head += ["share within 5%", "compared"]
     return _table(f"{dataset}: projection, all seeds together", head, rows) if rows else ""
 

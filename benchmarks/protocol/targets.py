@@ -144,7 +144,7 @@ def _projection(settings: Settings, store: Store) -> Iterator[Target]:
 
 def _ratio(record: object) -> float | None:
     searches = record["search"].values()  # type: ignore[index]
-    mean = mean_over_seeds(search["ratio_mean"] for search in searches)
+    mean = mean_over_seeds(search["ratio"] for search in searches)
     return None if mean is None else mean.value
 
 

@@ -152,11 +152,12 @@ def test_brute_force_finds_the_nearest_border_of_a_box(benchmark, landings):
     box.projection = box.projection._replace(horizon_weight=1.0)
     state = torch.as_tensor(landings.states[:1])
     low, high = (torch.as_tensor(f(landings.commands, axis=0)) for f in (np.min, np.max))
+    least = float(box.limits(state))
     for request in ([50.0, 500.0], [600.0, 100.0], [900.0, 400.0]):
         command = torch.tensor([request])
         exact = box.project_in_detail(state, command)
         assert exact.supported and exact.changed
-        found = search.nearest_on_grid(box, state, command, low, high)
+        found = search.nearest_on_grid(box, state, command, least, low, high)
         assert found == pytest.approx(float(exact.distance), rel=0.02)
 
 
