@@ -10,8 +10,12 @@ The protocol has six parts: known answers (`known`), provably impossible command
 realised false-alarm rates (`calibration`), `projection`, the agent's `behaviour` on a grid of
 commands, and `latency`. Each (part, dataset, seed, model) is a small JSON file under OUT/parts,
 written whole or not at all; what is on file is not done again, so an interrupted run goes on
-where it was. OUT/results.json holds all of them, OUT/tables.md the tables and what they say about
-the targets, OUT/figures the figures; they are written whenever the command ends.
+where it was, unless it is older than what it was made from: delete the record of a training, and
+what judged that model is done again too. A training itself goes on from OUT/checkpoints: for other
+settings take another OUT.
+
+OUT/results.json holds all results, OUT/tables.md the tables and what they say about the targets,
+OUT/figures the figures; they are written whenever the command ends.
 
 Judged are the package's shields, controls of ten lines (`benchmarks/controls.py`) and, where the
 extra `bench` is installed, densities from elsewhere (`benchmarks/peers.py`).

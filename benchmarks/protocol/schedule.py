@@ -57,10 +57,10 @@ class Task:
 def run_tasks(
     tasks: Sequence[Task], context: Context, jobs: int, say: Callable[[str], None]
 ) -> dict[Key, str]:
-    """Makes every result that is not on file.
+    """Makes every result that is not on file, or older than what it was made from.
 
     Args:
-        tasks: In order of priority.
+        tasks: In order of priority, each behind what it needs.
         context: What they are given.
         jobs: Processes; 1 = this one.
         say: Hears a line for each result.
@@ -68,12 +68,22 @@ def run_tasks(
     Returns:
         Why each result that is missing is missing: its own error, or that of what it needs.
     """
-    tasks = [task for task in tasks if not context.store.has(task.key)]
+    tasks = _outdated(tasks, context.store)
     if jobs == 1 or not tasks:
         return _run_here(tasks, context, say)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, initializer=_one_thread) as pool:
         return _Running(pool, context, jobs, say).run(tasks)
+
+
+def _outdated(tasks: Iterable[Task], store: Store) -> list[Task]:
+    """What must be made: lost, made from what is made again now, or from what was since."""
+    found: dict[Key, Task] = {}
+    for task in tasks:
+        made = store.made_at(task.key)
+        if any(need in found or store.made_at(need) > made for need in task.needs) or made == 0:
+            found[task.key] = task
+    return list(found.values())
 
 
 def _run_here(

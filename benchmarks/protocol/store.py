@@ -47,9 +47,10 @@ class Store:
         name = "_".join(part for part in (str(key.seed), key.model, key.detail) if part)
         return self.folder / "parts" / key.part / key.dataset / f"{name}.json"
 
-    def has(self, key: Key) -> bool:
-        """Whether a result is on file."""
-        return self.path(key).exists()
+    def made_at(self, key: Key) -> int:
+        """When a result was written, nanoseconds; 0 where it is not on file."""
+        path = self.path(key)
+        return path.stat().st_mtime_ns if path.exists() else 0
 
     def load(self, key: Key) -> dict[str, Any]:
         """Reads a result."""
