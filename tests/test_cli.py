@@ -33,7 +33,7 @@ def test_help_shows_examples(command, capsys):
         ("device=cuda:99", "device"),
         ("projection.lr=2", "projection.lr"),
         ("shield.flow_matching.dropout=2", "dropout"),
-        ("shield.flow_matching.n_fourier=-1", "n_fourier"),
+        ("shield.flow_matching.n_components=0", "n_components"),
         ("shield.flow_matching.time_embed_dim=3", "even"),
         ("shield.diffusion.ddim_steps=0", "ddim_steps"),
         ("seed=99999999999999999999", "seed"),
@@ -62,4 +62,4 @@ def test_debug_shows_the_traceback():
 def test_config_prints_every_key(capsys):
     assert main(["config", "profile=quick", "shield=quantile"]) == 0
     out = capsys.readouterr().out
-    assert "horizon_weight" in out and "quantile" in out and "sigma_min" not in out
+    assert "horizon_weight" in out and "quantile" in out and "beta_schedule" not in out

@@ -149,9 +149,7 @@ class UDRLAgent(nn.Module):
         save_payload(path, "agent", payload)
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], device: str | torch.device = "cpu"
-    ) -> "UDRLAgent":
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> "UDRLAgent":
         """Reads an agent that `save` wrote.
 
         Raises:

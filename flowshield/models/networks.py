@@ -1,6 +1,6 @@
-"""Building blocks: residual MLP, embeddings of time and commands, and the standardizer."""
+"""Building blocks: residual MLP, embedding of time, and the standardizer."""
 
-__all__ = ["FourierFeatures", "ResidualMLP", "SinusoidalEmbedding", "Standardizer", "activation"]
+__all__ = ["ResidualMLP", "SinusoidalEmbedding", "Standardizer", "activation"]
 
 import math
 from collections.abc import Callable
@@ -89,27 +89,6 @@ class SinusoidalEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Maps times [...] to [..., dim]."""
         angles = t.unsqueeze(-1) * self.frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-class FourierFeatures(nn.Module):
-    """Random Fourier features (Tancik et al. 2020, arXiv 2006.10739, eq. 5), fixed at construction.
-
-    Args:
-        in_dim: Size of the input.
-        n_features: Number of random directions; the output has twice as many components.
-        scale: Standard deviation of the directions, cycles per unit of input.
-    """
-
-    directions: Tensor
-
-    def __init__(self, in_dim: int, n_features: int, scale: float = 1.0) -> None:
-        super().__init__()
-        self.register_buffer("directions", 2 * math.pi * scale * torch.randn(in_dim, n_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps [..., in_dim] to [..., 2 * n_features]."""
-        angles = x @ self.directions
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "integrate",
     "log_density",
     "standard_normal_log_density",
+    "times",
 ]
 
 import math
@@ -110,9 +111,20 @@ def integrate(
         raise unknown_name("solver", solver, SOLVERS)
     step = (end - start) / n_steps
     for i in range(n_steps):
-        increment, _ = _step(derivative, start + i * step, y, step, _TABLEAUS[solver])
-        y = y + increment
+        y, _ = _step(derivative, start + i * step, y, step, _TABLEAUS[solver])
     return y
+
+
+def times(solver: str, start: float, end: float, n_steps: int) -> list[float]:
+    """The times at which `integrate` calls the field; none for dopri5, which chooses its own.
+
+    Either way round: from `end` to `start` it asks for the same times, to rounding.
+    """
+    if solver == "dopri5":
+        return []
+    step = (end - start) / max(n_steps, 1)
+    nodes = sorted(set(_TABLEAUS[solver][0]))
+    return [start + (i + node) * step for i in range(n_steps) for node in nodes]
 
 
 def log_density(
@@ -172,23 +184,23 @@ def standard_normal_log_density(x: Tensor) -> Tensor:
     return -0.5 * (x * x).sum(dim=-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
 
 
-def _combine(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    terms = [w * k for w, k in zip(weights, slopes, strict=True) if w != 0.0]
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+def _moved(y: Tensor, step: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """y + step * sum_i weights_i slopes_i."""
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight != 0.0:
+            y = torch.add(y, slope, alpha=step * weight)
+    return y
 
 
 def _step(
     derivative: Derivative, t: float, y: Tensor, step: float, tableau: Tableau
 ) -> tuple[Tensor, list[Tensor]]:
+    """y one step on, and the slopes that led there."""
     nodes, stages, final = tableau
     slopes: list[Tensor] = []
     for node, weights in zip(nodes, stages, strict=True):
-        point = y + step * _combine(weights, slopes) if weights else y
-        slopes.append(derivative(t + node * step, point))
-    return step * _combine(final, slopes), slopes
+        slopes.append(derivative(t + node * step, _moved(y, step, weights, slopes)))
+    return _moved(y, step, final, slopes), slopes
 
 
 def _integrate_adaptively(
@@ -203,13 +215,13 @@ def _integrate_adaptively(
     t, step = start, (end - start) / n_steps
     for _ in range(max_tries):
         step = math.copysign(min(abs(step), abs(end - t)), end - start)
-        increment, slopes = _step(derivative, t, y, step, _DOPRI5)
-        difference = increment - step * _combine(_DOPRI5_FOURTH_ORDER, slopes)
+        moved, slopes = _step(derivative, t, y, step, _DOPRI5)
+        difference = moved - _moved(y, step, _DOPRI5_FOURTH_ORDER, slopes)
         error = float((difference.detach().abs() / (1 + y.detach().abs())).max()) / tolerance
         if not math.isfinite(error):
             break
         if error <= 1.0:
-            y, t = y + increment, t + step
+            y, t = moved, t + step
             if abs(end - t) <= 1e-12 * max(1.0, abs(end)):
                 return y
         # the classical controller: order 5, safety 0.9, at most a factor 5 either way

@@ -8,54 +8,43 @@ from torch import nn
 
 from flowshield.errors import ConfigError, ShapeError
 from flowshield.models import DiffusionShield, FlowMatchingShield
+from flowshield.models.shields.continuous import on_circle
 from flowshield.models.shields.field import StateContext
+from flowshield.models.shields.gaussian_mixture import least_scale, log_density
 
 TYPES = (FlowMatchingShield, DiffusionShield)
 MEAN, VARIANCE = torch.tensor([0.4, -0.7]).double(), torch.tensor([0.3, 2.0]).double()
-
-
-def flow_schedule(t):
-    """Signal, noise and their rates: x_t = signal x_1 + noise x_0."""
-    return t, 1 - t, 1.0, -1.0
-
-
-def diffusion_schedule(t):
-    angle = math.pi / 2 * t
-    rate = math.pi / 2
-    return torch.sin(angle), torch.cos(angle), rate * torch.cos(angle), -rate * torch.sin(angle)
-
-
-SCHEDULES = {FlowMatchingShield: flow_schedule, DiffusionShield: diffusion_schedule}
+SCALE, SHEAR = torch.tensor([-0.3, 0.2]).double().exp(), 0.8
+COMMAND_STD = torch.tensor([60.0, 110.0]).double()
 
 
 class GaussianField(nn.Module):
     """What a perfect network would say where the whitened command is N(MEAN, VARIANCE).
 
-    v = E[d/dt x_t | x_t], by the conditional expectations of jointly Gaussian x_0, x_1, x_t.
+    v = E[cos(angle) x_1 - sin(angle) x_0 | y], y = cos(angle) x_0 + sin(angle) x_1, by the
+    conditional expectations of jointly Gaussian variables. The mixture has one component.
     """
 
-    def __init__(self, schedule):
-        super().__init__()
-        self.schedule = schedule
-
     def encode(self, s):
-        one = torch.ones_like(s[:, :1])
-        location = torch.cat([0.5 * one, s[:, :1]], dim=1)
-        log_scale = torch.cat([-0.3 * one, 0.2 * one], dim=1)
-        return StateContext(s, location, log_scale, 0.8 * one[:, 0])
+        one = torch.ones_like(s[:, 0])
+        scale = SCALE - least_scale(1.0, 1.0).double() / COMMAND_STD
+        raw = scale.expm1().log()  # the inverse of softplus
+        parts = [0 * one, 0.5 * one, s[:, 0], raw[0] * one, raw[1] * one, SCALE[1] * SHEAR * one]
+        return StateContext(torch.zeros_like(s[:, :1]), torch.stack(parts, dim=1))
 
-    def forward(self, x, t, features):
-        t = t.unsqueeze(-1)
-        signal, noise, signal_rate, noise_rate = self.schedule(t)
-        variance = signal**2 * VARIANCE + noise**2
-        off = (x - signal * MEAN) / variance
-        return signal_rate * (MEAN + signal * VARIANCE * off) + noise_rate * noise * off
+    def time_bias(self, angle):
+        return angle.unsqueeze(-1)
 
-    def with_divergence(self, x, t, features):
-        signal, noise, signal_rate, noise_rate = self.schedule(t)
+    def forward(self, y, angle):
+        signal, noise = angle.sin(), angle.cos()
+        off = (y - signal * MEAN) / (signal**2 * VARIANCE + noise**2)
+        return noise * (MEAN + signal * VARIANCE * off) - signal * noise * off
+
+    def with_divergence(self, y, angle):
+        signal, noise = angle.sin(), angle.cos()
         variance = signal**2 * VARIANCE + noise**2
-        trace = ((signal_rate * signal * VARIANCE + noise_rate * noise) / variance).sum()
-        return self(x, t, features), trace.expand(len(x))
+        trace = (signal * noise * (VARIANCE - 1) / variance).sum(dim=1)
+        return self(y, angle), trace
 
 
 def standardized(shield):
@@ -68,17 +57,19 @@ def standardized(shield):
 
 
 def perfect(cls, **options):
-    shield = standardized(cls(2, hidden_dim=4, field_dim=4, n_layers=1, **options))
-    shield.field = GaussianField(SCHEDULES[cls])
+    small = {"hidden_dim": 4, "field_dim": 4, "n_layers": 1, "n_components": 1}
+    shield = standardized(cls(2, **small, **options))
+    shield.field = GaussianField()
     return shield
 
 
 def random(cls, **options):
     """Weights large enough that the density is far from a Gaussian."""
     torch.manual_seed(2)
-    shield = cls(2, hidden_dim=16, field_dim=16, n_layers=2, time_embed_dim=8, **options)
+    sizes = {"hidden_dim": 16, "field_dim": 16, "time_embed_dim": 8, "n_components": 3}
+    shield = cls(2, **sizes, **options)
     for parameter in shield.field.parameters():
-        nn.init.normal_(parameter, std=0.2 if options.get("n_fourier") else 0.35)
+        nn.init.normal_(parameter, std=0.22)
     return standardized(shield)
 
 
@@ -94,10 +85,8 @@ def truth(state):
     """The raw Gaussian that `perfect` shields model, by its mean and its triangular scale."""
     z = (state - torch.tensor([1.0, -2.0])) / torch.tensor([3.0, 0.5])
     location = torch.stack([torch.full_like(z[:, 0], 0.5), z[:, 0]], dim=1)
-    scale = torch.tensor([-0.3, 0.2]).double().exp()
-    shear = torch.tensor([[1.0, 0.0], [0.8, 1.0]]).double()
-    whitener = scale.diag() @ shear
-    units = torch.tensor([60.0, 110.0]).double()
+    whitener = SCALE.diag() @ torch.tensor([[1.0, 0.0], [SHEAR, 1.0]]).double()
+    units = COMMAND_STD
     mean = torch.tensor([120.0, 50.0]) + units * (location + MEAN @ whitener.T)
     triangle = units.diag() @ whitener @ VARIANCE.sqrt().diag()
     return torch.distributions.MultivariateNormal(mean, scale_tril=triangle)
@@ -163,37 +152,67 @@ def test_denoise_is_the_conditional_expectation(timestep):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("cls", TYPES)
-def test_the_path_starts_at_the_noise_ends_at_the_data_and_has_the_velocity_it_says(cls):
-    shield = cls(2, hidden_dim=4, field_dim=4, n_layers=1)
+def test_the_circle_starts_at_the_noise_ends_at_the_data_and_has_the_velocity_it_says():
     noise, data = torch.randn(2, 50, 2, dtype=torch.float64).unbind()
     column = torch.ones(50, 1, dtype=torch.float64)
-    torch.testing.assert_close(shield._path(noise, data, 0 * column)[0], noise)
-    end = shield._path(noise, data, column)[0]
-    torch.testing.assert_close(end, data, rtol=0, atol=1e-3)  # sigma_min of the noise is left
-    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64).unsqueeze(1)
+    torch.testing.assert_close(on_circle(noise, data, 0 * column)[0], noise)
+    torch.testing.assert_close(on_circle(noise, data, math.pi / 2 * column)[0], data)
+    angle = torch.linspace(0, math.pi / 2, 50, dtype=torch.float64).unsqueeze(1)
     _, moved = torch.autograd.functional.jvp(
-        lambda u: shield._path(noise, data, u)[0], t, torch.ones_like(t)
+        lambda u: on_circle(noise, data, u)[0], angle, torch.ones_like(angle)
     )
-    torch.testing.assert_close(shield._path(noise, data, t)[1], moved)
+    torch.testing.assert_close(on_circle(noise, data, angle)[1], moved)
+
+
+def test_the_circle_keeps_the_variance():
+    torch.manual_seed(0)
+    noise, data = torch.randn(2, 200_000).unbind()
+    for angle in (0.2, 0.8, 1.3):
+        assert float(on_circle(noise, data, torch.tensor(angle))[0].std()) == pytest.approx(
+            1, abs=0.01
+        )
+
+
+@pytest.mark.parametrize("t", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_velocity_is_the_conditional_expectation_on_the_straight_path(t):
+    x = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    off = (x - t * MEAN) / (t**2 * VARIANCE + (1 - t) ** 2)
+    expected = MEAN + t * VARIANCE * off - (1 - t) * off  # E[x_1 - x_0 | x_t]
+    for time in (torch.tensor(t).double(), torch.full((3,), t).double()):
+        found = perfect(FlowMatchingShield).velocity(x, time, states())
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_the_flows_loss_is_that_of_the_straight_path():
+    # Lipman et al. 2022, eq. 23: t uniform, |v(x_t, t) - (x_1 - x_0)|^2
+    shield = random(FlowMatchingShield)
+    torch.manual_seed(0)
+    angles = shield._sample_angles(4000, torch.device("cpu")).double()
+    t = angles.tan() / (1 + angles.tan())
+    assert float((t.sort().values - (torch.arange(4000) + 0.5) / 4000).abs().max()) < 2e-4
+    noise, data = torch.randn(2, 4000, 2, dtype=torch.float64).unbind()
+    state = torch.randn(4000, 2, dtype=torch.float64)
+    x = (1 - t).unsqueeze(1) * noise + t.unsqueeze(1) * data
+    expected = (shield.velocity(x, t, state) - (data - noise)).square().sum(1)
+    features = shield.field.encode(shield.state_standardizer(state)).features
+    point, velocity = on_circle(noise, data, angles.unsqueeze(1))
+    error = shield.field(point, features + shield.field.time_bias(angles)) - velocity
+    torch.testing.assert_close(shield._error_weights(angles) * error.square().sum(1), expected)
 
 
 @pytest.mark.parametrize("cls", TYPES)
-def test_a_new_network_is_the_gaussian_of_its_whitening(cls):
+def test_a_new_network_is_its_mixture(cls):
     torch.manual_seed(0)
     shield = standardized(cls(2, hidden_dim=16, field_dim=8, n_layers=1))
-    context = shield.field.encode(shield.state_standardizer(states()))
-    z = context.whiten(shield.command_standardizer(commands()))
-    expected = -0.5 * (z * z).sum(1) - math.log(2 * math.pi) - context.log_scale.sum(1)
-    expected = expected - math.log(60.0 * 110.0)
+    context, g = shield._encode(states(), commands())
+    expected = log_density(shield._components(context), g).squeeze(1) - math.log(60.0 * 110.0)
     torch.testing.assert_close(shield.log_prob(states(), commands()), expected)
 
 
 @pytest.mark.parametrize("cls", TYPES)
-@pytest.mark.parametrize("n_fourier", [0, 4])
 @torch.no_grad()
-def test_the_density_of_any_weights_integrates_to_1_in_raw_units(cls, n_fourier):
-    shield, state = random(cls, n_steps=24, n_fourier=n_fourier), states()[1:2]
+def test_the_density_of_any_weights_integrates_to_1_in_raw_units(cls):
+    shield, state = random(cls, n_steps=24), states()[1:2]
     samples = shield.sample_with_log_prob(state, 2000)[0][0]
     middle, reach = samples.mean(0), 7 * samples.std(0)
     axes = [torch.linspace(-1, 1, 110).double() * reach[i] + middle[i] for i in (0, 1)]
@@ -248,13 +267,6 @@ def test_rows_do_not_mix(cls):
         shield.log_prob(states()[order], commands()[order]),
         shield.log_prob(states(), commands())[order],
     )
-
-
-def test_velocity_is_the_field_at_raw_states():
-    shield = random(FlowMatchingShield)
-    g, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
-    features = shield.field.encode(shield.state_standardizer(states())).features
-    assert torch.equal(shield.velocity(g, t, states()), shield.field(g, t, features))
 
 
 @pytest.mark.parametrize("cls", TYPES)

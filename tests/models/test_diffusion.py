@@ -5,7 +5,8 @@ import torch
 
 from flowshield.errors import ConfigError
 from flowshield.models import DiffusionShield
-from flowshield.models.shields.diffusion import _mix, _split, cumulative_signal
+from flowshield.models.shields.continuous import on_circle
+from flowshield.models.shields.diffusion import _split, cumulative_signal
 
 SCHEDULES = ("linear", "cosine", "quadratic")
 
@@ -57,29 +58,19 @@ def test_an_unknown_schedule_lists_the_near_ones():
         DiffusionShield(2, beta_schedule="cosin")
 
 
-def test_split_inverts_mix():
+def test_split_inverts_the_circle():
     clean, noise = torch.randn(2, 40, 2, dtype=torch.float64).unbind()
-    t = torch.linspace(0, 1, 40, dtype=torch.float64).unsqueeze(1)
-    _, velocity = torch.autograd.functional.jvp(
-        lambda u: _mix(clean, noise, u), t, torch.ones_like(t)
-    )
-    found = _split(_mix(clean, noise, t), velocity, t)
+    angle = torch.linspace(0, math.pi / 2, 40, dtype=torch.float64).unsqueeze(1)
+    found = _split(*on_circle(noise, clean, angle), angle)
     torch.testing.assert_close(found[0], clean)
     torch.testing.assert_close(found[1], noise)
 
 
-def test_mix_keeps_the_variance():
-    torch.manual_seed(0)
-    clean, noise = torch.randn(2, 200_000).unbind()
-    for t in (0.1, 0.5, 0.8):
-        assert float(_mix(clean, noise, torch.tensor(t)).std()) == pytest.approx(1, abs=0.01)
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_times_are_the_schedules_angles(schedule):
+def test_the_angles_are_the_schedules(schedule):
     shield = DiffusionShield(2, hidden_dim=4, field_dim=4, n_layers=1, beta_schedule=schedule)
-    signal = torch.sin(shield.times.double() * math.pi / 2) ** 2
+    signal = torch.sin(shield.angles.double()) ** 2
     torch.testing.assert_close(signal, cumulative_signal(schedule, 1000), rtol=1e-4, atol=1e-7)
-    drawn = shield._sample_times(5000, torch.device("cpu"))
-    assert set(drawn.tolist()) <= set(shield.times.tolist())
+    drawn = shield._sample_angles(5000, torch.device("cpu"))
+    assert set(drawn.tolist()) <= set(shield.angles.tolist())
     assert len(set(drawn.tolist())) > 900  # every step of the schedule, not only some

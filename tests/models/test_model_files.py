@@ -24,7 +24,7 @@ from flowshield.models.shields import ExchangeablePairs
 
 SHIELDS = {
     "flow_matching": functools.partial(
-        FlowMatchingShield, field_dim=8, n_layers=1, sigma_min=1e-3, n_fourier=3, solver="midpoint"
+        FlowMatchingShield, field_dim=8, n_layers=1, n_components=3, solver="midpoint"
     ),
     "diffusion": functools.partial(
         DiffusionShield, field_dim=8, n_layers=1, n_timesteps=200, beta_schedule="cosine", n_steps=5

@@ -2,12 +2,10 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
 from flowshield.errors import ConfigError, DataError
 from flowshield.models.networks import (
-    FourierFeatures,
     ResidualMLP,
     SinusoidalEmbedding,
     Standardizer,
@@ -113,12 +111,3 @@ def test_sinusoidal_embedding_of_time():
     torch.testing.assert_close(embed(t), torch.tensor(expected), rtol=0, atol=1e-5)
     assert embed(torch.tensor(0.5)).shape == (6,)
 
-
-def test_fourier_features_are_fixed_waves_of_their_input():
-    torch.manual_seed(0)
-    features, x = FourierFeatures(2, 5, scale=0.2), torch.randn(7, 2)
-    angles = x @ features.directions
-    torch.testing.assert_close(features(x), torch.cat([angles.sin(), angles.cos()], dim=1))
-    assert not list(nn.Module.parameters(features))  # not trained
-    wide = FourierFeatures(2, 4000, scale=0.2).directions
-    assert float(wide.std()) == pytest.approx(2 * math.pi * 0.2, rel=0.05)

@@ -1,9 +1,11 @@
 """What flow matching and diffusion share: an exact density by one differential equation."""
 
-__all__ = ["ContinuousShield"]
+__all__ = ["ContinuousShield", "on_circle"]
 
+import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,16 +14,29 @@ from flowshield.models import ode
 from flowshield.models.checks import check_batch
 from flowshield.models.shields.base import BaseShield
 from flowshield.models.shields.field import CommandField, StateContext
+from flowshield.models.shields.gaussian_mixture import (
+    Components,
+    components,
+    least_scale,
+    log_density,
+)
+from flowshield.models.shields.gaussianization import degaussianize, gaussianize
+
+_DATA_ANGLE = math.pi / 2
 
 
 class ContinuousShield(BaseShield):
     """p(g | s) by a path from noise to data whose velocity a network has learnt.
 
-    A subclass says which path (`_path`), at which times it trains (`_sample_times`), and between
-    which times its equation runs (`noise_time`, `data_time`). Time runs from noise to data.
+    The path lives in coordinates z in which a mixture of Gaussians, fitted along by its likelihood,
+    is standard normal (`gaussianization`): with one component, the whitened command. What is left
+    to the path is what the mixture gets wrong, so that it is short and takes few solver steps.
 
-    The path lives in whitened coordinates z = L(s)^-1 (g - m(s)), where m and L are the mean and
-    the scale of a Gaussian fitted along with it (see `CommandField`).
+    Any mix a x_0 + b x_1 of noise and data lies, divided by sqrt(a^2 + b^2), on the circle
+    y = cos(angle) x_0 + sin(angle) x_1. Flow matching and diffusion differ in which angles they
+    train at and how they weigh the errors there; the equation is the same,
+    dy / d angle = E[cos(angle) x_1 - sin(angle) x_0 | y], and is zero everywhere if the data are
+    standard normal. The noise is at angle 0, the data at pi / 2.
 
     Args:
         state_dim: Size of a state.
@@ -29,9 +44,9 @@ class ContinuousShield(BaseShield):
         hidden_dim: Width of the state network.
         field_dim: Width of the field.
         n_layers: Number of residual blocks of the field.
-        time_embed_dim: Size of the embedding of time.
-        n_fourier: Random Fourier features of the command; 0 = none.
-        dropout: Share of the state networks' hidden units left out while training.
+        time_embed_dim: Size of the embedding of the angle.
+        n_components: Gaussians of the mixture.
+        dropout: Share of the state network's hidden units left out while training.
         solver: One of `flowshield.models.ode.SOLVERS`.
         n_steps: Solver steps of log_prob and sample.
         horizon_noise: See `BaseShield`.
@@ -39,8 +54,7 @@ class ContinuousShield(BaseShield):
         hyperparameters: Further arguments of the subclass's constructor.
     """
 
-    noise_time: ClassVar[float] = 0.0
-    data_time: ClassVar[float] = 1.0
+    _least_raw: Tensor
 
     def __init__(
         self,
@@ -49,12 +63,12 @@ class ContinuousShield(BaseShield):
         *,
         hidden_dim: int = 256,
         field_dim: int = 128,
-        n_layers: int = 3,
-        time_embed_dim: int = 128,
-        n_fourier: int = 0,
+        n_layers: int = 2,
+        time_embed_dim: int = 32,
+        n_components: int = 20,
         dropout: float = 0.0,
         solver: str = "rk4",
-        n_steps: int = 8,
+        n_steps: int = 3,
         horizon_noise: float = 1.0,
         return_noise: float = 1.0,
         **hyperparameters: Any,
@@ -69,7 +83,7 @@ class ContinuousShield(BaseShield):
             field_dim=field_dim,
             n_layers=n_layers,
             time_embed_dim=time_embed_dim,
-            n_fourier=n_fourier,
+            n_components=n_components,
             dropout=dropout,
             solver=solver,
             n_steps=n_steps,
@@ -83,22 +97,24 @@ class ContinuousShield(BaseShield):
             field_dim,
             n_layers,
             time_embed_dim,
-            n_fourier,
+            n_components,
             dropout,
         )
+        least = least_scale(horizon_noise, return_noise)
+        self.register_buffer("_least_raw", least, persistent=False)
 
     @abstractmethod
-    def _sample_times(self, n: int, device: torch.device) -> Tensor:
-        """Training times [n]."""
+    def _sample_angles(self, n: int, device: torch.device) -> Tensor:
+        """Training angles [n] in [0, pi / 2]."""
 
     @abstractmethod
-    def _path(self, noise: Tensor, data: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Points on the way and their velocities, [batch, 2] each, at times [batch, 1]."""
+    def _error_weights(self, angles: Tensor) -> Tensor:
+        """Weights [n] of the squared errors at angles [n]."""
 
     def compute_loss(self, state: Tensor, command: Tensor) -> Tensor:
-        """Squared error of the velocity plus the Gaussian's negative log-likelihood, a scalar.
+        """Squared error of the velocity plus the mixture's negative log-likelihood, a scalar.
 
-        The whitened command is detached: the path must not pull the scale towards what is easy to
+        The coordinates are detached: the path must not pull the mixture towards what is easy to
         predict, only the likelihood may set it.
 
         Args:
@@ -106,14 +122,15 @@ class ContinuousShield(BaseShield):
             command: [batch, 2], steps and raw return.
         """
         context, g = self._encode(state, self.dequantize(command))
-        z = context.whiten(g)
-        gaussian = context.log_abs_det() - ode.standard_normal_log_density(z)
-        z = z.detach()
-        t = self._sample_times(len(z), z.device)
-        x, target = self._path(torch.randn_like(z), z, t.unsqueeze(1))
-        error = self.field(x, t, context.features) - target
-        loss: Tensor = (error * error).sum(dim=1).mean() + gaussian.mean()
-        return loss
+        mixture = self._components(context)
+        likelihood = log_density(mixture, g).mean()
+        with torch.no_grad():
+            data = gaussianize(mixture, g).squeeze(1)
+        angles = self._sample_angles(len(data), data.device)
+        point, velocity = on_circle(torch.randn_like(data), data, angles.unsqueeze(1))
+        error = self.field(point, context.features + self.field.time_bias(angles)) - velocity
+        loss: Tensor = (self._error_weights(angles) * (error * error).sum(dim=1)).mean()
+        return loss - likelihood
 
     def log_prob(self, state: Tensor, command: Tensor, n_steps: int | None = None) -> Tensor:
         """log p(g | s) with the exact divergence, [batch], raw nats.
@@ -124,15 +141,19 @@ class ContinuousShield(BaseShield):
             n_steps: Solver steps; None = as configured.
         """
         context, g = self._encode(state, command)
+        mixture = self._components(context)
+        z = gaussianize(mixture, g).squeeze(1)
         log_prob = ode.log_density(
-            self._augmented_field(context),
-            context.whiten(g),
-            noise_time=self.noise_time,
-            data_time=self.data_time,
+            self._augmented_field(context, n_steps),
+            z,
+            data_time=_DATA_ANGLE,
             solver=self.solver,
             n_steps=self._steps(n_steps),
         )
-        return log_prob - context.log_abs_det() - self.command_standardizer.log_abs_det()
+        # the mixture's own density, corrected by how z differs from standard normal
+        correction = log_prob - ode.standard_normal_log_density(z)
+        log_mixture = log_density(mixture, g).squeeze(1)
+        return log_mixture + correction - self.command_standardizer.log_abs_det()
 
     @torch.no_grad()
     def sample_with_log_prob(
@@ -151,20 +172,23 @@ class ContinuousShield(BaseShield):
             n_steps: Solver steps; None = as configured.
         """
         check_batch(state=(state, self.state_dim))
-        context = self.field.encode(self.state_standardizer(state)).repeat(n_samples)
+        context = self.field.encode(self.state_standardizer(state))
         noise = self._noise(state, n_samples, generator)
         start = torch.cat([noise, ode.standard_normal_log_density(noise).unsqueeze(1)], dim=1)
         end = ode.integrate(
-            ode.augment(self._augmented_field(context, sign=-1.0)),
+            ode.augment(self._augmented_field(context, n_steps, n_samples, sign=-1.0)),
             start,
-            self.noise_time,
-            self.data_time,
+            0.0,
+            _DATA_ANGLE,
             solver=self.solver,
             n_steps=self._steps(n_steps),
-        )
-        commands = self.command_standardizer.inverse(context.unwhiten(end[:, :-1]))
-        log_prob = end[:, -1] - context.log_abs_det() - self.command_standardizer.log_abs_det()
-        return commands.view(len(state), n_samples, -1), log_prob.view(len(state), n_samples)
+        ).view(len(state), n_samples, 3)
+        mixture, z = self._components(context), end[..., :2]
+        g = degaussianize(mixture, z)
+        # g need not be the exact image of z for this to be its log-density to first order
+        log_prob = log_density(mixture, g) + end[..., 2] - ode.standard_normal_log_density(z)
+        commands = self.command_standardizer.inverse(g)
+        return commands, log_prob - self.command_standardizer.log_abs_det()
 
     @torch.no_grad()
     def sample(self, state: Tensor, n_samples: int = 1, n_steps: int | None = None) -> Tensor:
@@ -172,9 +196,13 @@ class ContinuousShield(BaseShield):
         return self.sample_with_log_prob(state, n_samples, n_steps=n_steps)[0]
 
     def _encode(self, state: Tensor, command: Tensor) -> tuple[StateContext, Tensor]:
+        """What is known of the states, and the standardized commands [batch, 1, 2]."""
         check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
         context = self.field.encode(self.state_standardizer(state))
-        return context, self.command_standardizer(command)
+        return context, self.command_standardizer(command).unsqueeze(1)
+
+    def _components(self, context: StateContext) -> Components:
+        return components(context.mixture, self._least_raw, self.command_standardizer.std)
 
     def _noise(self, state: Tensor, n_samples: int, generator: torch.Generator | None) -> Tensor:
         """Points of N(0, I), [batch * n_samples, 2]: shared by all states if seeded, else not."""
@@ -188,15 +216,34 @@ class ContinuousShield(BaseShield):
         )
         return noise if generator is None else noise.repeat(len(state), 1)
 
-    def _augmented_field(self, context: StateContext, sign: float = 1.0) -> ode.AugmentedField:
-        features = context.features
+    def _augmented_field(
+        self, context: StateContext, n_steps: int | None, n_samples: int = 1, sign: float = 1.0
+    ) -> ode.AugmentedField:
+        """The velocity and `sign` times its divergence, for `n_samples` rows of every state."""
+        features = context.features.repeat_interleave(n_samples, dim=0)
+        # all times that the solver will ask for, embedded at once
+        times = ode.times(self.solver, 0.0, _DATA_ANGLE, self._steps(n_steps))
+        table = self._time_biases(times, features)
 
         def field(t: float, x: Tensor) -> tuple[Tensor, Tensor]:
-            time = torch.tensor(t, dtype=x.dtype, device=x.device)
-            velocity, divergence = self.field.with_divergence(x, time, features)
+            bias = table.get(round(t, 9))
+            if bias is None:  # an adaptive solver's own choice
+                (bias,) = self._time_biases([t], features).values()
+            velocity, divergence = self.field.with_divergence(x, features + bias)
             return velocity, sign * divergence
 
         return field
 
+    def _time_biases(self, times: Sequence[float], like: Tensor) -> dict[float, Tensor]:
+        angles = torch.tensor(times, dtype=like.dtype, device=like.device)
+        biases = self.field.time_bias(angles).unbind()
+        return {round(t, 9): bias for t, bias in zip(times, biases, strict=True)}
+
     def _steps(self, n_steps: int | None) -> int:
         return self.n_steps if n_steps is None else n_steps
+
+
+def on_circle(noise: Tensor, data: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Points y on the way from noise to data and dy / d angle, [batch, 2] each."""
+    cos, sin = angle.cos(), angle.sin()
+    return cos * noise + sin * data, cos * data - sin * noise

@@ -12,68 +12,26 @@ from flowshield.models.shields.continuous import ContinuousShield
 
 
 class FlowMatchingShield(ContinuousShield):
-    """p(g | s) by flow matching (Lipman et al. 2022, arXiv 2210.02747, eq. 20-23).
+    """p(g | s) by flow matching (Lipman et al. 2022, arXiv 2210.02747, eq. 20-23; sigma_min = 0).
 
-    t = 0 is noise, t = 1 is data: x_t = (1 - (1 - sigma_min) t) x_0 + t x_1, with velocity
-    x_1 - (1 - sigma_min) x_0. Noise and data are paired independently: optimal transport within a
-    batch gives a wrong conditional where the condition is continuous (arXiv 2503.10636).
+    t = 0 is noise, t = 1 is data: x_t = (1 - t) x_0 + t x_1, with velocity x_1 - x_0. Noise and
+    data are paired independently: optimal transport within a batch gives a wrong conditional where
+    the condition is continuous (arXiv 2503.10636).
 
-    Args:
-        state_dim: Size of a state.
-        command_dim: Size of a command: 2.
-        hidden_dim: Width of the state network.
-        field_dim: Width of the field, which runs at every solver step.
-        n_layers: Number of residual blocks of the field.
-        time_embed_dim: Size of the embedding of time.
-        sigma_min: Noise left at t = 1, whitened units.
-        n_fourier: Random Fourier features of the command; 0 = none.
-        dropout: Share of the state networks' hidden units left out while training.
-        solver: One of `flowshield.models.ode.SOLVERS`.
-        n_steps: Solver steps of log_prob and sample.
-        horizon_noise: See `BaseShield`.
-        return_noise: See `BaseShield`.
+    The straight path is the circle of `ContinuousShield` at tan(angle) = t / (1 - t), scaled by
+    sigma_t = sqrt(t^2 + (1 - t)^2). Its velocity is (2 t - 1) / sigma_t^2 x, which is exact for
+    standard normal data and known, plus the circle's velocity / sigma_t, which is learnt: so the
+    error of the velocity is that of the circle's, weighted by 1 / sigma_t^2.
+    Arguments: see `ContinuousShield`.
     """
 
     shield_type: ClassVar[str] = "flow_matching"
 
-    def __init__(
-        self,
-        state_dim: int,
-        command_dim: int = 2,
-        hidden_dim: int = 256,
-        field_dim: int = 128,
-        n_layers: int = 3,
-        time_embed_dim: int = 128,
-        sigma_min: float = 1e-4,
-        n_fourier: int = 0,
-        dropout: float = 0.0,
-        solver: str = "rk4",
-        n_steps: int = 8,
-        horizon_noise: float = 1.0,
-        return_noise: float = 1.0,
-    ) -> None:
-        super().__init__(
-            state_dim,
-            command_dim,
-            hidden_dim=hidden_dim,
-            field_dim=field_dim,
-            n_layers=n_layers,
-            time_embed_dim=time_embed_dim,
-            n_fourier=n_fourier,
-            dropout=dropout,
-            solver=solver,
-            n_steps=n_steps,
-            horizon_noise=horizon_noise,
-            return_noise=return_noise,
-            sigma_min=sigma_min,
-        )
-        self.sigma_min = sigma_min
-
     def velocity(self, g: Tensor, t: Tensor, state: Tensor) -> Tensor:
-        """The learnt velocity field, in the coordinates of the flow (whitened commands).
+        """The learnt velocity field, in the coordinates of the flow (`ContinuousShield`).
 
         Args:
-            g: Points on the way from noise to data, [batch, 2].
+            g: Points x_t on the way from noise to data, [batch, 2].
             t: Times in [0, 1], [] or [batch]; 0 is noise.
             state: [batch, state_dim], raw.
 
@@ -82,12 +40,16 @@ class FlowMatchingShield(ContinuousShield):
         """
         check_batch(g=(g, self.command_dim), state=(state, self.state_dim))
         features = self.field.encode(self.state_standardizer(state)).features
-        velocity: Tensor = self.field(g, t, features)
-        return velocity
+        angle = torch.atan2(t, 1 - t)
+        on_circle = self.field.time_bias(angle) + features
+        t, variance = t.unsqueeze(-1), (t * t + (1 - t) ** 2).unsqueeze(-1)
+        learnt: Tensor = self.field(g / variance.sqrt(), on_circle)
+        return (2 * t - 1) / variance * g + learnt / variance.sqrt()
 
-    def _sample_times(self, n: int, device: torch.device) -> Tensor:
-        return torch.rand(n, device=device)
+    def _sample_angles(self, n: int, device: torch.device) -> Tensor:
+        # t uniform, one in each n-th of [0, 1]: less noise in the loss than n free draws
+        t = (torch.randperm(n, device=device) + torch.rand(n, device=device)) / n
+        return torch.atan2(t, 1 - t)
 
-    def _path(self, noise: Tensor, data: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        shrink = 1.0 - self.sigma_min
-        return (1.0 - shrink * t) * noise + t * data, data - shrink * noise
+    def _error_weights(self, angles: Tensor) -> Tensor:
+        return 1 + torch.sin(2 * angles)  # 1 / sigma_t^2 = (cos + sin)^2

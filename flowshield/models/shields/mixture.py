@@ -3,46 +3,27 @@
 __all__ = ["MixtureShield"]
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from flowshield.errors import ConfigError
 from flowshield.models.checks import check_batch
 from flowshield.models.shields.base import BaseShield
 from flowshield.models.shields.bivariate_normal import orthant_probability
+from flowshield.models.shields.gaussian_mixture import (
+    PARAMETERS,
+    Components,
+    components,
+    least_scale,
+    log_density,
+)
 from flowshield.models.shields.normal_mixture import NormalMixture
 
-_LOG_2PI = math.log(2 * math.pi)
-_LEAST_SCALE = 1e-3  # of a component, standardized units: keeps the density finite
 _ROUNDING = 1e-15  # more than what rounding does to a probability
 _LOG_ROUNDING = math.log(_ROUNDING)
 _ROWS = 4096  # of achievability at a time: 20 nodes a component take memory
-
-
-class Components(NamedTuple):
-    """Parameters of every state's Gaussians, each [batch, 1, K], standardized units.
-
-    A component's scale is lower triangular: H = mean_h + scale_h z_1 and
-    R = mean_r + slope z_1 + scale_r z_2, with z_1 and z_2 independent and standard normal.
-
-    Attributes:
-        logits: Log-weights, up to a constant.
-        mean_h: Mean of H.
-        mean_r: Mean of R.
-        scale_h: Deviation of H.
-        scale_r: Deviation of R given H.
-        slope: What R gains for a deviation of H.
-    """
-
-    logits: Tensor
-    mean_h: Tensor
-    mean_r: Tensor
-    scale_h: Tensor
-    scale_r: Tensor
-    slope: Tensor
 
 
 class MixtureShield(BaseShield):
@@ -53,9 +34,7 @@ class MixtureShield(BaseShield):
     density then has a closed form: its logarithm, samples, R given s and H (`conditional`), and
     the probability of at least R within at most H steps (`achievability`).
 
-    No component is narrower than the noise with which commands are dequantised: R less the noise
-    has some distribution, so R given H never varies less than `return_noise`; H is uniform over
-    `horizon_noise`, to which components of a quarter of that come close.
+    No component is narrower than the noise with which commands are dequantised (`least_scale`).
 
     Args:
         state_dim: Size of a state.
@@ -95,11 +74,13 @@ class MixtureShield(BaseShield):
             dropout=dropout,
         )
         self.n_components = n_components
-        self.network = _network(state_dim, 6 * n_components, hidden_dim, n_layers, dropout)
+        self.network = _network(
+            state_dim, PARAMETERS * n_components, hidden_dim, n_layers, dropout
+        )
         with torch.no_grad():  # components that start in one place stay together for long
             bias = self.network[-1].get_parameter("bias")
             bias[n_components : 3 * n_components].normal_()
-        least = torch.tensor([0.25 * horizon_noise, return_noise])
+        least = least_scale(horizon_noise, return_noise)
         self.register_buffer("_least_raw", least, persistent=False)
 
     def compute_loss(self, state: Tensor, command: Tensor) -> Tensor:
@@ -110,7 +91,7 @@ class MixtureShield(BaseShield):
             command: [batch, 2], steps and raw return.
         """
         g = self.command_standardizer(self.dequantize(command))
-        return -_log_density(self._components(state), g.unsqueeze(1)).mean()
+        return -log_density(self._components(state), g.unsqueeze(1)).mean()
 
     def log_prob(self, state: Tensor, command: Tensor, n_steps: int | None = None) -> Tensor:
         """log p(g | s), [batch], raw nats. There is no solver: n_steps is moot.
@@ -130,7 +111,7 @@ class MixtureShield(BaseShield):
             state: [batch, state_dim], raw.
             commands: [batch, m, 2], steps and raw return.
         """
-        log_prob = _log_density(self._components(state), self.command_standardizer(commands))
+        log_prob = log_density(self._components(state), self.command_standardizer(commands))
         return log_prob - self.command_standardizer.log_abs_det()
 
     @torch.no_grad()
@@ -141,7 +122,7 @@ class MixtureShield(BaseShield):
         check_batch(state=(state, self.state_dim))
         components = self._components(state)
         drawn = _drawn(components, *_noise(state, n_samples, generator))
-        log_prob = _log_density(components, drawn) - self.command_standardizer.log_abs_det()
+        log_prob = log_density(components, drawn) - self.command_standardizer.log_abs_det()
         return self.command_standardizer.inverse(drawn), log_prob
 
     @torch.no_grad()
@@ -195,13 +176,7 @@ class MixtureShield(BaseShield):
     def _components(self, state: Tensor) -> Components:
         """The Gaussians of raw states [batch, state_dim]."""
         raw = self.network(self.state_standardizer(state))
-        raw = raw.view(len(state), 6, 1, self.n_components)
-        least = (self._least_raw / self.command_standardizer.std).clamp(min=_LEAST_SCALE)
-        # exponential below 1, so that small scales are learnt as fast as large ones, and linear
-        # above, so that a state like no other does not make one explode
-        scale_h, scale_r = (functional.softplus(raw[:, 3:5]) + least.view(2, 1, 1)).unbind(1)
-        logits, mean_h, mean_r, _, _, slope = raw.unbind(1)
-        return Components(logits, mean_h, mean_r, scale_h, scale_r, slope)
+        return components(raw, self._least_raw, self.command_standardizer.std)
 
 
 def _network(
@@ -216,14 +191,6 @@ def _network(
     for _ in range(n_layers - 1):
         layers += [nn.Dropout(dropout), nn.Linear(hidden_dim, hidden_dim), nn.SiLU()]
     return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(hidden_dim, out_dim))
-
-
-def _log_density(c: Components, g: Tensor) -> Tensor:
-    """Log-density [batch, n] at standardized commands [batch, n, 2]."""
-    z_1 = (g[..., :1] - c.mean_h) / c.scale_h
-    z_2 = (g[..., 1:] - c.mean_r - c.slope * z_1) / c.scale_r
-    terms = c.logits - (c.scale_h * c.scale_r).log() - 0.5 * (z_1 * z_1 + z_2 * z_2)
-    return terms.logsumexp(dim=2) - c.logits.logsumexp(dim=2) - _LOG_2PI
 
 
 def _log_orthant(c: Components, g: Tensor) -> Tensor:
