@@ -189,9 +189,7 @@ def _projection(
 ) -> dict[str, float]:
     rng = np.random.default_rng(seed)
     steps = rng.choice(len(test), size=min(_PROJECTED, len(test)), replace=False)
-    return evaluate_projection(
-        shield, impossible_commands(test, steps, margin), test.states[steps]
-    )
+    return evaluate_projection(shield, impossible_commands(test, steps, margin), test.states[steps])
 
 
 @torch.no_grad()

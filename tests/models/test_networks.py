@@ -110,4 +110,3 @@ def test_sinusoidal_embedding_of_time():
     ]
     torch.testing.assert_close(embed(t), torch.tensor(expected), rtol=0, atol=1e-5)
     assert embed(torch.tensor(0.5)).shape == (6,)
-

@@ -16,9 +16,7 @@ def test_states_that_are_equal_get_samples_of_their_own(make):
 @pytest.mark.parametrize("make", SHIELDS)
 def test_a_seeded_generator_gives_every_state_the_same_noise(make):
     shield = make(3, hidden_dim=16)
-    samples, _ = shield.sample_with_log_prob(
-        torch.zeros(6, 3), 4, torch.Generator().manual_seed(0)
-    )
+    samples, _ = shield.sample_with_log_prob(torch.zeros(6, 3), 4, torch.Generator().manual_seed(0))
     torch.testing.assert_close(samples, samples[:1].expand(6, -1, -1))
     assert len(torch.unique(samples[0], dim=0)) == 4
 

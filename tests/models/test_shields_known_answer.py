@@ -65,9 +65,9 @@ def exact_log_prob(state, command):
 
 
 @functools.cache
-def trained(shield_type):
+def trained(shield_type, **options):
     torch.manual_seed(0)
-    shield = TYPES[shield_type](2, hidden_dim=64, return_noise=RETURN_NOISE)
+    shield = TYPES[shield_type](2, hidden_dim=64, return_noise=RETURN_NOISE, **options)
     states = draw_states(50_000)
     commands = draw_commands(states)
     shield.fit_standardizers(states, commands)
@@ -103,10 +103,10 @@ def auroc(positive, negative):
     return float((ranks[index][:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
-# measured: flow 0.077, diffusion 0.073, quantile 0.149 nats (standard error of each: 0.01)
+# measured: flow 0.038, diffusion and mixture 0.039, quantile 0.150 nats (standard error: 0.01)
 @pytest.mark.parametrize(
     ("shield_type", "tolerance"),
-    [("flow_matching", 0.11), ("diffusion", 0.11), ("quantile", 0.2), ("mixture", 0.05)],
+    [("flow_matching", 0.05), ("diffusion", 0.05), ("quantile", 0.2), ("mixture", 0.05)],
 )
 def test_log_likelihood_comes_close_to_the_truths(shield_type, tolerance):
     found = excess(trained(shield_type), *held_out())
@@ -114,10 +114,10 @@ def test_log_likelihood_comes_close_to_the_truths(shield_type, tolerance):
     assert -0.03 < found < tolerance
 
 
-# measured in these parts: flow and diffusion up to 0.10, quantile up to 0.21
+# measured in these parts: 0.05, quantile up to 0.21
 @pytest.mark.parametrize(
     ("shield_type", "tolerance"),
-    [("flow_matching", 0.15), ("diffusion", 0.15), ("quantile", 0.3), ("mixture", 0.1)],
+    [("flow_matching", 0.1), ("diffusion", 0.1), ("quantile", 0.3), ("mixture", 0.1)],
 )
 @pytest.mark.parametrize("column", [0, 1])
 @torch.no_grad()
@@ -132,13 +132,16 @@ def test_it_is_the_conditional_and_not_the_marginal(shield_type, tolerance, colu
     assert float(gap.mean()) > 1.0
 
 
-@pytest.mark.parametrize("shield_type", ["flow_matching", "diffusion"])
-def test_a_divergence_of_the_wrong_sign_would_be_noticed(shield_type, monkeypatch):
-    right = ContinuousShield._augmented_field
+# with one component the equation carries the shape of the density, and not only what is left of it
+def test_a_divergence_of_the_wrong_sign_would_be_noticed(monkeypatch):
+    right, shield = ContinuousShield._augmented_field, trained("flow_matching", n_components=1)
+    assert excess(shield, *held_out()) < 0.15
     monkeypatch.setattr(
-        ContinuousShield, "_augmented_field", lambda self, c, sign=1.0: right(self, c, -sign)
+        ContinuousShield,
+        "_augmented_field",
+        lambda self, c, steps, n=1, sign=1.0: right(self, c, steps, n, -sign),
     )
-    assert excess(trained(shield_type), *held_out()) > 0.5
+    assert excess(shield, *held_out()) > 0.5
 
 
 @pytest.mark.parametrize("shield_type", TYPES)
@@ -218,9 +221,7 @@ def test_calibrated_on_the_chain_it_flags_alpha_of_new_runs(shield_type):
     shield = trained(shield_type)
     torch.manual_seed(5)
     states = draw_states(1999)
-    shield.calibrate(
-        ExchangeablePairs(states.numpy(), draw_commands(states).numpy()), alpha=0.1
-    )
+    shield.calibrate(ExchangeablePairs(states.numpy(), draw_commands(states).numpy()), alpha=0.1)
     states = draw_states(4000)
     rate = float(shield.is_ood(states, draw_commands(states)).float().mean())
     # Beta(200, 1800) for the threshold and binomial for the rate: one deviation is 0.0082

@@ -140,20 +140,30 @@ class ContinuousShield(BaseShield):
             command: [batch, 2], steps and raw return.
             n_steps: Solver steps; None = as configured.
         """
-        context, g = self._encode(state, command)
-        mixture = self._components(context)
-        z = gaussianize(mixture, g).squeeze(1)
+        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
+        return self.log_probs(state, command.unsqueeze(1), n_steps).squeeze(1)
+
+    def log_probs(self, state: Tensor, commands: Tensor, n_steps: int | None = None) -> Tensor:
+        """`log_prob` of several commands at each state, which is encoded once, [batch, m].
+
+        Args:
+            state: [batch, state_dim], raw.
+            commands: [batch, m, 2], steps and raw return.
+            n_steps: Solver steps; None = as configured.
+        """
+        context, m = self.field.encode(self.state_standardizer(state)), commands.shape[1]
+        mixture, g = self._components(context), self.command_standardizer(commands)
+        z = gaussianize(mixture, g)
         log_prob = ode.log_density(
-            self._augmented_field(context, n_steps),
-            z,
+            self._augmented_field(context, n_steps, m),
+            z.flatten(0, 1),
             data_time=_DATA_ANGLE,
             solver=self.solver,
             n_steps=self._steps(n_steps),
-        )
+        ).view(z.shape[:2])
         # the mixture's own density, corrected by how z differs from standard normal
         correction = log_prob - ode.standard_normal_log_density(z)
-        log_mixture = log_density(mixture, g).squeeze(1)
-        return log_mixture + correction - self.command_standardizer.log_abs_det()
+        return log_density(mixture, g) + correction - self.command_standardizer.log_abs_det()
 
     @torch.no_grad()
     def sample_with_log_prob(

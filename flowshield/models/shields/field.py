@@ -59,7 +59,7 @@ class CommandField(nn.Module):
     ) -> None:
         super().__init__()
         width = (n_layers + 1) * field_dim
-        self.sizes = (field_dim,) * (n_layers + 1)
+        self.sizes = [field_dim] * (n_layers + 1)
         self.outputs = [width, PARAMETERS * n_components]
         self.encoder = ResidualMLP(state_dim, sum(self.outputs), hidden_dim, 3, dropout=dropout)
         with torch.no_grad():  # components that start in one place stay together for long
@@ -94,7 +94,7 @@ class CommandField(nn.Module):
         Returns:
             dx / d angle, [batch, 2].
         """
-        biases = bias.split(self.sizes, dim=-1)
+        biases = torch.split(bias, self.sizes, dim=-1)
         h = functional.silu(self.first(x) + biases[0])
         for block, b in zip(self.blocks, biases[1:], strict=True):
             h = h + functional.silu(functional.linear(h, block) + b)
@@ -103,7 +103,7 @@ class CommandField(nn.Module):
 
     def with_divergence(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """The velocity [batch, 2] and its exact divergence [batch]; arguments as in `forward`."""
-        biases = bias.split(self.sizes, dim=-1)
+        biases = torch.split(bias, self.sizes, dim=-1)
         directions = self.first.weight.t()
         value, slope = _silu_and_slope(torch.addmm(biases[0], x, directions))
         # index 0 is the value, 1 and 2 are the tangents: all three share every matrix product

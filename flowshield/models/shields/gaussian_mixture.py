@@ -54,7 +54,7 @@ def components(raw: Tensor, least_raw: Tensor, std: Tensor) -> Components:
         least_raw: From `least_scale`, [2].
         std: The commands' deviations, raw units, [2].
     """
-    raw = raw.unflatten(1, (PARAMETERS, 1, raw.shape[1] // PARAMETERS))
+    raw = raw.view(len(raw), PARAMETERS, 1, raw.shape[1] // PARAMETERS)
     least = (least_raw / std).clamp(min=_LEAST_SCALE)
     # exponential below 1, so that small scales are learnt as fast as large ones, and linear
     # above, so that a state like no other does not make one explode

@@ -47,7 +47,8 @@ def degaussianize(c: Components, z: Tensor) -> Tensor:
 
 def _lower_tail(z: Tensor) -> Tensor:
     """Phi(z). torch's own ndtr is (1 + erf) / 2, which rounds to 0 below -5.5 in float32."""
-    return 0.5 * erfc(z * -math.sqrt(0.5))
+    tail: Tensor = 0.5 * erfc(z * -math.sqrt(0.5))
+    return tail
 
 
 def _normal_score(weights: Tensor, z: Tensor) -> Tensor:
