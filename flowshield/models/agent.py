@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowshield.models.checks import check_batch
 from flowshield.models.networks import ResidualMLP, Standardizer
-from flowshield.models.serialization import load_payload, save_payload
+from flowshield.models.serialization import load_payload, rebuilding, save_payload
 
 _MIN_LOG_STD, _MAX_LOG_STD = -2.5, 1.0
 
@@ -154,9 +154,13 @@ class UDRLAgent(nn.Module):
 
         Raises:
             FileNotFoundError: There is no such file.
-            FileFormatError: The file is not an agent of a known version.
+            FileFormatError: The file is not an agent of a known version, or its settings or
+                weights are those of another release.
         """
-        return cls.from_payload(load_payload(path, "agent", device=device)).to(device)
+        payload = load_payload(path, "agent", device=device)
+        with rebuilding(path, "agent"):
+            agent = cls.from_payload(payload)
+        return agent.to(device)
 
     @classmethod
     def from_payload(cls, payload: dict[str, Any]) -> "UDRLAgent":

@@ -1,9 +1,11 @@
 """Model files: hyperparameters and weights, read without executing anything from the file."""
 
-__all__ = ["FORMAT_VERSIONS", "load_payload", "save_payload"]
+__all__ = ["FORMAT_VERSIONS", "load_payload", "rebuilding", "save_payload"]
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,26 @@ def load_payload(
             f"version {FORMAT_VERSIONS[kind]} of a {kind}"
         )
     return payload
+
+
+@contextmanager
+def rebuilding(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Names the file whose content the body could not make a model of.
+
+    Settings and weights come and go between releases; a file that knows others cannot be used.
+
+    Args:
+        path: Where the content was read.
+        kind: What the file is.
+
+    Raises:
+        FileFormatError: A setting or a weight is unknown, missing or of another shape.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise FileFormatError(
+            f"{path} holds a {kind} of another release, with settings or weights that this one "
+            f"does not have ({type(error).__name__}: {reason}): remove the file and train again"
+        ) from error

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from flowshield.models.agent import UDRLAgent
-from flowshield.models.serialization import load_payload, save_payload
+from flowshield.models.serialization import load_payload, rebuilding, save_payload
 from flowshield.models.shields import BaseShield
 from flowshield.training.device import resolve_device
 
@@ -59,14 +59,17 @@ def load_checkpoint(
     Raises:
         ConfigError: There is no such device.
         FileNotFoundError: There is no such file.
-        FileFormatError: The file is truncated, foreign or of another version.
+        FileFormatError: The file is truncated, foreign or of another version or release.
     """
     device = resolve_device(str(device))
     content = load_payload(path, "checkpoint", device=device)
     agent, shield = content["agent"], content["shield"]
+    with rebuilding(path, "checkpoint"):
+        agent = None if agent is None else UDRLAgent.from_payload(agent)
+        shield = None if shield is None else BaseShield.from_payload(shield)
     return {
-        "agent": None if agent is None else UDRLAgent.from_payload(agent).to(device),
-        "shield": None if shield is None else BaseShield.from_payload(shield).to(device),
+        "agent": None if agent is None else agent.to(device),
+        "shield": None if shield is None else shield.to(device),
         "optimizer": content["optimizer"],
         "epoch": content["epoch"],
     }

@@ -207,8 +207,27 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path):
     payload["state_dict"] = dict(payload["state_dict"])
     del payload["state_dict"]["horizon_network.last.bias"]
     save_payload(tmp_path / "shield.pt", "shield", payload)
-    with pytest.raises(RuntimeError, match="horizon_network.last.bias"):
+    with pytest.raises(FileFormatError, match="horizon_network.last.bias.*train again"):
         BaseShield.load(tmp_path / "shield.pt")
+
+
+@pytest.mark.parametrize("part", ["projection", "hyperparameters"])
+def test_a_setting_of_another_release_is_refused_by_file_and_name(part, tmp_path):
+    payload = shield().payload()
+    payload[part] = {**payload[part], "n_restarts": 4}
+    save_payload(tmp_path / "old.pt", "shield", payload)
+    with pytest.raises(FileFormatError, match=r"old.pt .*'n_restarts'.*train again"):
+        BaseShield.load(tmp_path / "old.pt")
+
+
+def test_an_agent_of_another_release_is_refused_by_file_and_name(tmp_path):
+    UDRLAgent(3, 1, hidden_dim=8).save(tmp_path / "agent.pt")
+    payload = load_payload(tmp_path / "agent.pt", "agent")
+    payload["hyperparameters"]["depth"] = 3
+    content = {key: payload[key] for key in ("hyperparameters", "state_dict")}
+    save_payload(tmp_path / "old.pt", "agent", content)
+    with pytest.raises(FileFormatError, match=r"old.pt .*'depth'.*train again"):
+        UDRLAgent.load(tmp_path / "old.pt")
 
 
 @pytest.mark.parametrize("load", [BaseShield.load, UDRLAgent.load])

@@ -20,7 +20,7 @@ from flowshield.errors import (
     unknown_name,
 )
 from flowshield.models.checks import check_batch, check_finite
-from flowshield.models.serialization import load_payload, save_payload
+from flowshield.models.serialization import load_payload, rebuilding, save_payload
 from flowshield.models.shields.calibration import Calibration, EpisodeData, calibration_scores
 from flowshield.models.shields.command_model import CommandModel
 from flowshield.models.shields.frontier import Frontier, highest_supported
@@ -383,10 +383,13 @@ class BaseShield(CommandModel):
 
         Raises:
             FileNotFoundError: There is no such file.
-            FileFormatError: The file is not a shield of a known version, or not of this type.
+            FileFormatError: The file is not a shield of a known version, or not of this type, or
+                its settings or weights are those of another release.
         """
         payload = load_payload(path, "shield", device=device)
-        shield = BaseShield.from_payload(payload).to(device)
+        with rebuilding(path, "shield"):
+            shield = BaseShield.from_payload(payload)
+        shield = shield.to(device)
         if not isinstance(shield, cls):
             raise FileFormatError(
                 f"{path} holds a {shield.shield_type!r} shield, expected {cls.shield_type!r}"

@@ -74,9 +74,7 @@ class MixtureShield(BaseShield):
             dropout=dropout,
         )
         self.n_components = n_components
-        self.network = _network(
-            state_dim, PARAMETERS * n_components, hidden_dim, n_layers, dropout
-        )
+        self.network = _network(state_dim, PARAMETERS * n_components, hidden_dim, n_layers, dropout)
         with torch.no_grad():  # components that start in one place stay together for long
             bias = self.network[-1].get_parameter("bias")
             bias[n_components : 3 * n_components].normal_()
