@@ -311,7 +311,7 @@ _CAPTIONS = {
     "returns": "Return by command and shield, with 95% intervals and the share crashed",
     "command_plane": "What is supported at the start of a held-out episode, and where requests go",
     "detection": "Impossible commands flagged against true commands flagged",
-    "calibration": "Realised against nominal false-alarm rate, one random step a held-out episode",
+    "calibration": "Realised against nominal rate of the false alarms that the promise is about",
     "training": "Training and held-out loss by epoch",
 }
 

@@ -13,9 +13,10 @@ from flowshield.evaluation.lent_bound import lend_return_bound
 from flowshield.evaluation.metrics import MetricsTracker, auc_roc, f1_score
 from flowshield.evaluation.plane import start_plane
 from flowshield.evaluation.projection import evaluate_projection
+from flowshield.evaluation.promise import FalseAlarms, false_alarms
 from flowshield.evaluation.records import cell_record, dataset_record, shield_record
 from flowshield.evaluation.report import write_report
-from flowshield.evaluation.shield import FalseAlarms, evaluate_shield, false_alarms
+from flowshield.evaluation.shield import evaluate_shield
 from flowshield.evaluation.statistics import (
     ConfidenceInterval,
     clopper_pearson,

@@ -10,7 +10,7 @@ import torch
 from flowshield.data import TrajectoryDataset
 from flowshield.evaluation.command_plane import CommandPlane
 from flowshield.evaluation.contrast import return_bound
-from flowshield.evaluation.shield import shield_limits, shield_scores
+from flowshield.evaluation.scoring import shield_limits, shield_scores
 from flowshield.models import BaseShield
 
 _RESOLUTION = 80

@@ -11,22 +11,23 @@ import torch
 from numpy.typing import NDArray
 
 from flowshield.data import TrajectoryDataset
-from flowshield.data.one_step import one_step_per_episode
 from flowshield.errors import NotCalibratedError
 from flowshield.evaluation.agent import Cell
 from flowshield.evaluation.contrast import impossible_commands
 from flowshield.evaluation.metrics import roc_curve, worst_share_mean
 from flowshield.evaluation.projection import evaluate_projection
-from flowshield.evaluation.shield import (
-    detection_scores,
-    evaluate_shield,
+from flowshield.evaluation.promise import (
     false_alarms,
+    pooled,
+    promised_alarms,
     promised_levels,
-    shield_limits,
-    shield_scores,
+    promised_scores,
 )
+from flowshield.evaluation.scoring import shield_limits, shield_scores
+from flowshield.evaluation.shield import detection_scores, evaluate_shield
 from flowshield.evaluation.statistics import ConfidenceInterval, paired_difference
 from flowshield.models import BaseShield
+from flowshield.models.shields import Calibration
 
 _PROJECTED = 200  # impossible commands whose projection is measured
 _ROC_POINTS = 200
@@ -102,6 +103,10 @@ def shield_record(
 ) -> dict[str, Any]:
     """Detection, calibration and projection of one shield on held-out episodes.
 
+    "false_alarms" is the rate that was promised: of one random step of each episode, or of whole
+    episodes where the calibration's unit is "episode"; with groups of states that of every visit of
+    an episode to a group, and each group's own stands in "false_alarms_by_group".
+
     Args:
         shield: Calibrated.
         test: Episodes that neither trained nor calibrated it.
@@ -110,25 +115,28 @@ def shield_record(
         margin: How far above the provable bound the impossible commands ask, raw reward.
         seed: Of every random draw.
     """
+    before = shield.n_uncomputed
+    calibration = _calibration(shield)
     true_scores, impossible_scores = detection_scores(
         shield, test, n_states=n_states, margin=margin, seed=seed
     )
-    single = one_step_per_episode(test, seed)
-    step_scores = shield_scores(shield, test.states[single], test.commands[single])
+    promised = promised_scores(shield, test, seed)
+    alarms = promised_alarms(promised, calibration)
     starts = test.episode_starts
     start_scores = shield_scores(shield, test.states[starts], test.commands[starts])
-    limits = shield_limits(shield, test.states)
+    start_limits = shield_limits(shield, test.states[starts])
     roc = roc_curve(-impossible_scores, -true_scores)
     return {
-        **_promise(shield),
+        **_promise(calibration),
         "detection": evaluate_shield(shield, test, n_states=n_states, margin=margin, seed=seed),
-        "false_alarms": asdict(false_alarms(step_scores, limits[single])),
-        "false_alarms_by_level": _by_level(shield, test.states[single], step_scores),
-        "start_states": asdict(false_alarms(start_scores, limits[starts])),
+        "false_alarms": asdict(pooled(alarms)),
+        "false_alarms_by_group": [asdict(group) for group in alarms],
+        "false_alarms_by_level": _by_level(promised, promised_levels(shield), calibration),
+        "start_states": asdict(false_alarms(start_scores, start_limits)),
         "flagged_at_start": _flagged_at(shield, test.states[starts], commands),
         "projection": _projection(shield, test, margin, seed),
         "test_nll": _test_nll(shield, test, n_states, seed),
-        "n_uncomputed": shield.n_uncomputed,
+        "n_uncomputed": shield.n_uncomputed - before,
         "roc": _thinned(roc.false_positive_rate, roc.true_positive_rate),
     }
 
@@ -143,11 +151,14 @@ def _behaviours(dataset: TrajectoryDataset) -> str:
     return ", ".join(shares)
 
 
-def _promise(shield: BaseShield) -> dict[str, Any]:
-    """What the calibration promises; the threshold is the lowest, where groups have their own."""
-    calibration = shield.calibration
-    if calibration is None:
+def _calibration(shield: BaseShield) -> Calibration:
+    if shield.calibration is None:
         raise NotCalibratedError(f"the {shield.shield_type} shield was never calibrated")
+    return shield.calibration
+
+
+def _promise(calibration: Calibration) -> dict[str, Any]:
+    """What the calibration promises; the threshold is the lowest, where groups have their own."""
     return {
         "threshold": min(calibration.thresholds),
         "alpha": calibration.alpha,
@@ -164,11 +175,10 @@ def _promise(shield: BaseShield) -> dict[str, Any]:
 
 
 def _by_level(
-    shield: BaseShield, states: NDArray[np.float32], scores: NDArray[np.float64]
+    scores: Sequence[NDArray[np.float64]], levels: Sequence[float], calibration: Calibration
 ) -> list[dict[str, float]]:
     return [
-        {"alpha": a, **asdict(false_alarms(scores, shield_limits(shield, states, alpha=a)))}
-        for a in promised_levels(shield)
+        {"alpha": a, **asdict(pooled(promised_alarms(scores, calibration.at(a))))} for a in levels
     ]
 
 

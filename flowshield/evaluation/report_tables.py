@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from flowshield.evaluation.cell_grid import CellGrid
 from flowshield.evaluation.wording import (
     MISSING,
+    alarm_basis,
     command_label,
     decimals_for,
     number,
@@ -102,13 +103,24 @@ def _detection(results: Mapping[str, Any]) -> ReportTable:
                 number(found.get("auc_roc"), 3),
                 number(found.get("calibration_error"), 4),
                 number(entry.get("test_nll"), 3),
+                str(entry.get("n_uncomputed", MISSING)),
             )
         )
     return ReportTable(
         "Detection",
-        "Unsupported commands against the true commands of held-out episodes. NLL in nats on "
-        "held-out commands: lower is better.",
-        ("shield", "detected", "false alarms", "F1", "AUROC", "calibration error", "NLL"),
+        "Unsupported commands against the true commands of held-out episodes, at random steps. NLL "
+        "in nats on held-out commands: lower is better. What could not be computed was taken for "
+        "unsupported, and counted.",
+        (
+            "shield",
+            "detected",
+            "true commands flagged",
+            "F1",
+            "AUROC",
+            "calibration error",
+            "NLL",
+            "not computed",
+        ),
         tuple(rows),
     )
 
@@ -118,15 +130,17 @@ def _calibration(results: Mapping[str, Any]) -> ReportTable:
     for name, entry in _shields(results):
         label = shield_label(name)
         alarms, starts = entry.get("false_alarms"), entry.get("start_states")
+        told, basis = percent(entry.get("alpha"), 1), alarm_basis(entry)
         if alarms:
-            told = percent(entry.get("alpha"), 1)
-            rows.append(_alarms(label, "one step per episode", told, alarms))
+            rows.append(_alarms(label, basis, told, alarms))
+        groups = entry.get("false_alarms_by_group") or ()
+        for index, group in enumerate(groups if len(groups) > 1 else (), start=1):
+            rows.append(_alarms(label, f"{basis}: group {index}", told, group))
         if starts:
-            told = percent(entry.get("alpha"), 1)
             rows.append(_alarms(label, "start of episode", told, starts))
         for level in entry.get("false_alarms_by_level") or ():
             told = percent(level.get("alpha"), 1)
-            rows.append(_alarms(label, "one step per episode, by level", told, level))
+            rows.append(_alarms(label, f"{basis}, by level", told, level))
     thresholds = "; ".join(
         f"{shield_label(name)} {number(entry.get('threshold'), 3)} nats from "
         f"{entry.get('n_calibration', MISSING)} episodes"
@@ -134,8 +148,10 @@ def _calibration(results: Mapping[str, Any]) -> ReportTable:
     )
     return ReportTable(
         "Calibration",
-        "How often the true commands of held-out episodes are flagged, with Clopper and "
-        f"Pearson's exact interval. Thresholds: {thresholds}.",
+        "How often the true commands of held-out episodes are flagged, with Clopper and Pearson's "
+        "exact interval (groups together have none: an episode visits several). The start of an "
+        "episode is not what was promised, but is where commands are given. "
+        f"Thresholds: {thresholds}.",
         ("shield", "measured on", "nominal", "realised", "interval", "episodes"),
         tuple(rows),
         n_labels=2,

@@ -1,67 +1,19 @@
 """How well a shield tells supported commands from impossible ones, and keeps its promise."""
 
-__all__ = ["FalseAlarms", "evaluate_shield", "false_alarms", "shield_scores"]
+__all__ = ["detection_scores", "evaluate_shield", "random_steps", "shield_scores"]
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from flowshield.data import TrajectoryDataset
 from flowshield.errors import DataError
 from flowshield.evaluation.contrast import impossible_commands
 from flowshield.evaluation.metrics import auc_roc, f1_score
-from flowshield.evaluation.statistics import clopper_pearson
+from flowshield.evaluation.promise import calibration_error, promised_scores
+from flowshield.evaluation.scoring import shield_limits, shield_scores
 from flowshield.models import BaseShield
-
-CALIBRATION_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-_BATCH = 2048
-
-
-@dataclass(frozen=True)
-class FalseAlarms:
-    """How often commands that were fulfilled are flagged.
-
-    Attributes:
-        rate: Share flagged.
-        count: Number flagged.
-        n: Number asked.
-        low: Lower end of the 95% Clopper-Pearson interval of the rate.
-        high: Upper end.
-    """
-
-    rate: float
-    count: int
-    n: int
-    low: float
-    high: float
-
-
-def shield_scores(
-    shield: BaseShield, states: NDArray[np.float32], commands: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Scores of raw commands [n, 2] at raw states [n, state_dim], in batches, [n]."""
-    device = shield.device
-    scores = [
-        shield.score(
-            torch.as_tensor(states[i : i + _BATCH], dtype=torch.float32, device=device),
-            torch.as_tensor(commands[i : i + _BATCH], dtype=torch.float32, device=device),
-        )
-        for i in range(0, len(states), _BATCH)
-    ]
-    return torch.cat(scores).double().cpu().numpy()
-
-
-def shield_limits(
-    shield: BaseShield,
-    states: NDArray[np.float32],
-    threshold: float | None = None,
-    alpha: float | None = None,
-) -> NDArray[np.float64]:
-    """The least supported score at raw states [n, state_dim], [n]. See `BaseShield.limits`."""
-    rows = torch.as_tensor(states, dtype=torch.float32, device=shield.device)
-    return shield.limits(rows, threshold, alpha).cpu().numpy()
 
 
 def evaluate_shield(
@@ -84,9 +36,11 @@ def evaluate_shield(
         seed: Of the draw of steps.
 
     Returns:
-        detection_rate (impossible commands flagged), false_positive_rate (true commands flagged),
-        f1_score, auc_roc (1 = perfect), calibration_error (mean distance between realised and
-        nominal false-alarm rate over `CALIBRATION_LEVELS`; NaN for a shield never calibrated).
+        detection_rate (impossible commands flagged), false_positive_rate (true commands flagged,
+        of the same steps, whatever the calibration's unit), f1_score, auc_roc (1 = perfect),
+        calibration_error (mean distance between realised and nominal false-alarm rate over
+        `CALIBRATION_LEVELS`, of what was promised: per step or per episode, in each group; NaN for
+        a shield never calibrated).
 
     Raises:
         DataError: The dataset is empty.
@@ -104,7 +58,9 @@ def evaluate_shield(
         "false_positive_rate": float(alarms.mean()),
         "f1_score": f1_score(flagged, alarms),
         "auc_roc": auc_roc(-impossible_scores, -true_scores),
-        "calibration_error": _calibration_error(shield, states, true_scores),
+        "calibration_error": math.nan
+        if shield.calibration is None
+        else calibration_error(shield, promised_scores(shield, test_dataset, seed)),
     }
 
 
@@ -131,31 +87,3 @@ def random_steps(dataset: TrajectoryDataset, n_states: int, seed: int) -> NDArra
         raise DataError("expected held-out steps to evaluate on, got an empty dataset")
     rng = np.random.default_rng(seed)
     return rng.choice(len(dataset), size=min(n_states, len(dataset)), replace=False)
-
-
-def false_alarms(
-    scores: NDArray[np.float64], threshold: float | NDArray[np.float64]
-) -> FalseAlarms:
-    """Counts the scores of true commands that lie below a threshold, or each below its own.
-
-    The interval is only right for scores that are independent of each other: one step an episode.
-    """
-    count = int((scores < threshold).sum())
-    low, high = clopper_pearson(count, len(scores))
-    return FalseAlarms(count / len(scores), count, len(scores), low, high)
-
-
-def promised_levels(shield: BaseShield) -> list[float]:
-    """The levels for which the shield has calibration scores enough, in every group."""
-    calibration = shield.calibration
-    return [a for a in CALIBRATION_LEVELS if calibration is not None and calibration.suffices(a)]
-
-
-def _calibration_error(
-    shield: BaseShield, states: NDArray[np.float32], true_scores: NDArray[np.float64]
-) -> float:
-    levels = promised_levels(shield)
-    if not levels:
-        return float("nan")
-    rates = [(true_scores < shield_limits(shield, states, alpha=a)).mean() for a in levels]
-    return float(np.abs(np.array(rates) - levels).mean())

@@ -15,6 +15,7 @@ from flowshield.evaluation.verdict import (
 )
 from flowshield.evaluation.wording import (
     MISSING,
+    alarm_basis,
     command_label,
     decimals_for,
     is_known,
@@ -146,8 +147,8 @@ def _false_alarms(results: Mapping[str, Any], best: ShieldVerdict | None) -> Ans
 def _alarm_text(name: str, entry: Mapping[str, Any]) -> str:
     alarms = entry.get("false_alarms") or {}
     interval = percent_interval(alarms.get("low"), alarms.get("high"))
-    count = f"{alarms.get('count', MISSING)} of {alarms.get('n', MISSING)} held-out episodes"
-    return f"{shield_label(name)}: {count}, interval {interval}"
+    count = f"{alarms.get('count', MISSING)} of {alarms.get('n', MISSING)}"
+    return f"{shield_label(name)}: {count} held-out ({alarm_basis(entry)}), interval {interval}"
 
 
 def _cell_text(grid: CellGrid, shield: str, command: Command) -> str:

@@ -5,6 +5,7 @@ What was not measured is None or NaN in the results and a dash in writing.
 
 __all__ = [
     "MISSING",
+    "alarm_basis",
     "command_label",
     "decimals_for",
     "is_known",
@@ -16,8 +17,8 @@ __all__ = [
 ]
 
 import math
-from collections.abc import Iterable
-from typing import TypeGuard
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeGuard
 
 MISSING = "–"
 
@@ -77,3 +78,14 @@ def command_label(command: Iterable[float]) -> str:
 def shield_label(name: str) -> str:
     """A shield's name as people write it."""
     return "no shield" if name == "none" else name.replace("_", " ")
+
+
+def alarm_basis(entry: Mapping[str, Any]) -> str:
+    """What a shield's false alarms are counted on, as its calibration promised.
+
+    Args:
+        entry: Its record in results.json.
+    """
+    calibration = entry.get("calibration") or {}
+    basis = "whole episodes" if calibration.get("unit") == "episode" else "one step per episode"
+    return f"{basis}, by group" if len(calibration.get("thresholds") or ()) > 1 else basis

@@ -62,6 +62,7 @@ def _shield(number):
             "projection_success": 0.999,
         },
         "test_nll": 9.321,
+        "n_uncomputed": 77,
         "roc": {
             "false_positive_rate": [0.0, 0.0, 0.1, 1.0],
             "true_positive_rate": [0.0, 0.6, 0.9, 1.0],

@@ -53,7 +53,7 @@ def test_first_screen_answers_the_five_questions(page):
         "(1000, 280) returns −132 ±4, 100% crash",
         "flow matching: 3 of 3",
         "set to 5%; realised: flow matching 5.3%",
-        "8 of 150 held-out episodes, interval 2.3% to 10.2%",
+        "8 of 150 held-out (one step per episode), interval 2.3% to 10.2%",
     ):
         assert said in screen
 
@@ -73,7 +73,7 @@ def test_every_number_of_the_results_appears(page, results):
     others = (
         "61 (52 to 73) 17 231 41.7% 91.3% 123 "  # cells
         "390123 12 276 35 311 259 42 975 151 225 149 "  # data
-        "87.1% 88.1% 4.9% 0.765 0.954 0.0077 9.321 "  # detection
+        "87.1% 88.1% 4.9% 0.765 0.954 0.0077 9.321 77 "  # detection
         "−12.345 5.3% 10.2% 2.0% 2.7% 0.7% 6.7% 20.0% 21.3% 15.1% 28.7% 6.1% 3.1% 11.1% "
         "33.3% 43.3% 0.831 −9.123 99.9% −1.2345 81.2 "
         "20.1 s|200.2 s|180.3 s|2.13.0|0.1.0|2 cores, x86_64, no GPU|seed: 42"
@@ -172,3 +172,14 @@ def test_written_whole_or_not_at_all(tmp_path, results):
         write_report(path, results, {})
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_promises_by_episode_and_group_are_named(results):
+    entry = results["shields"]["quantile"]
+    entry["calibration"] = {"unit": "episode", "thresholds": [-9.0, -7.0]}
+    entry["false_alarms_by_group"] = [
+        {"rate": rate, "count": 1, "n": 61, "low": 0.001, "high": 0.2} for rate in (0.0123, 0.0456)
+    ]
+    text = Page(render_report(results, {})).text
+    assert "whole episodes, by group: group 2 5.0% 4.6%" in text
+    assert "one step per episode" in text  # the other shield's
