@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowshield.models.networks import ResidualMLP, SinusoidalEmbedding
-from flowshield.models.shields.gaussian_mixture import PARAMETERS
+from flowshield.models.shields.gaussian_mixture import PARAMETERS, start_apart
 
 
 class StateContext(NamedTuple):
@@ -62,8 +62,7 @@ class CommandField(nn.Module):
         self.sizes = [field_dim] * (n_layers + 1)
         self.outputs = [width, PARAMETERS * n_components]
         self.encoder = ResidualMLP(state_dim, sum(self.outputs), hidden_dim, 3, dropout=dropout)
-        with torch.no_grad():  # components that start in one place stay together for long
-            self.encoder.last.bias[width + n_components : width + 3 * n_components].normal_()
+        start_apart(self.encoder.last, width, n_components)
         self.time_embedding = SinusoidalEmbedding(time_embed_dim)
         self.time_layer = nn.Linear(time_embed_dim, width)
         # no biases of their own: time_layer has one for every layer

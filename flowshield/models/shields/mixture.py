@@ -18,6 +18,7 @@ from flowshield.models.shields.gaussian_mixture import (
     components,
     least_scale,
     log_density,
+    start_apart,
 )
 from flowshield.models.shields.normal_mixture import NormalMixture
 
@@ -75,9 +76,7 @@ class MixtureShield(BaseShield):
         )
         self.n_components = n_components
         self.network = _network(state_dim, PARAMETERS * n_components, hidden_dim, n_layers, dropout)
-        with torch.no_grad():  # components that start in one place stay together for long
-            bias = self.network[-1].get_parameter("bias")
-            bias[n_components : 3 * n_components].normal_()
+        start_apart(self.network[-1], 0, n_components)  # type: ignore[arg-type]
         least = least_scale(horizon_noise, return_noise)
         self.register_buffer("_least_raw", least, persistent=False)
 
