@@ -109,6 +109,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "shield.*.n_timesteps": _AT_LEAST_2,
     "shield.*.n_quantiles": _AT_LEAST_2,
     "shield.*.n_components": _AT_LEAST_1,
+    "shield.*.tolerance": _POSITIVE,
     "shield.*.tau": _INSIDE_0_1,
     "shield.*.n_steps": _AT_LEAST_1,
     "shield.*.horizon_noise": _AT_LEAST_0,

@@ -5,16 +5,14 @@ __all__ = ["measure"]
 import copy
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from flowshield.evaluation.contrast import impossible_commands
-from flowshield.models import BaseShield, ode
+from flowshield.models import BaseShield
 from flowshield.models.shields.continuous import ContinuousShield
 from protocol.contenders import load_shield
 from protocol.data import parts_of
@@ -42,13 +40,25 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
     impossible = torch.as_tensor(impossible_commands(test, steps, 20.0))
     flagged = shield.is_ood(states, impossible)
     hard = (states[flagged], impossible[flagged])
-    return {
-        "eager": {
-            "check": _times(shield.is_ood, states, true, n),
-            "projection": _times(shield.project, *hard, n) if flagged.any() else None,
-        },
+    found = {
+        "eager": _decisions(shield, states, true, hard, n),
+        "compiled": None,
         "throughput": _throughput(shield, states[:_BATCH], true[:_BATCH]),
         "density_error": _density_error(shield, states[:compared], true[:compared]),
+    }
+    if context.settings.compiled and isinstance(shield, ContinuousShield):
+        shield.compile(dynamic=False)
+        found["compiled"] = _decisions(shield, states, true, hard, n)
+    return found
+
+
+def _decisions(
+    shield: BaseShield, states: Tensor, true: Tensor, hard: tuple[Tensor, Tensor], n: int
+) -> dict[str, Any]:
+    """A check of true commands, and a check with the projection of flagged ones."""
+    return {
+        "check": _times(shield.is_ood, states, true, n),
+        "projection": _times(shield.project, *hard, n) if len(hard[0]) else None,
     }
 
 
@@ -102,7 +112,6 @@ def _density_error(shield: BaseShield, states: Tensor, commands: Tensor) -> dict
 
 
 def _adaptive(shield: ContinuousShield, states: Tensor, commands: Tensor) -> Tensor:
-    """The same density solved adaptively; shields have no setting for the tolerance."""
-    shield.solver = "dopri5"
-    with patch.object(ode, "log_density", partial(ode.log_density, tolerance=_TOLERANCE)):
-        return shield.log_prob(states, commands)
+    """The same density solved adaptively."""
+    shield.solver, shield.tolerance = "dopri5", _TOLERANCE
+    return shield.log_prob(states, commands)

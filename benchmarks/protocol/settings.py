@@ -55,6 +55,7 @@ class Settings:
             asked at a sixth of as many each.
         n_searched: Requests whose projection is compared with a brute-force search.
         n_queries: Timed queries of each kind at batch size 1.
+        compiled: Whether the compiled path is timed too; compiling takes a minute a shield.
         n_cell: Episodes of a cell of the behaviour grid.
         n_known: Episodes collected in each environment with a known answer.
         peer_seconds: Training budget of each peer.
@@ -78,6 +79,7 @@ class Settings:
     n_projected: int = 600
     n_searched: int = 100
     n_queries: int = 300
+    compiled: bool = True
     n_cell: int = 200
     n_known: int = 8000
     peer_seconds: float = 120.0
@@ -114,6 +116,7 @@ def quick() -> Settings:
             n_projected=12,
             n_searched=2,
             n_queries=3,
+            compiled=False,
             n_cell=2,
             n_known=60,
             peer_seconds=0.5,

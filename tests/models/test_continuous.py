@@ -306,3 +306,33 @@ def test_wrong_shapes_are_refused(cls):
         shield.log_prob(states(), commands()[:2])
     with pytest.raises(ShapeError, match="unsqueeze"):
         shield.sample(states()[0])
+
+
+@pytest.mark.parametrize("cls", TYPES)
+@torch.no_grad()
+def test_the_compiled_path_gives_the_same_numbers(cls):
+    shield, compiled = random(cls), random(cls)
+    # captured whole and run as captured: a C++ compiler takes too long for a test
+    compiled.compile(backend="eager", fullgraph=True)
+    for queries in (1, 3):
+        state, command = states()[:queries], commands()[:queries]
+        expected = shield.log_prob(state, command)
+        torch.testing.assert_close(compiled.log_prob(state, command), expected)
+        for found, wanted in zip(
+            compiled.common_samples(state, 7), shield.common_samples(state, 7), strict=True
+        ):
+            torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("cls", TYPES)
+def test_the_tolerance_is_dopri5s(cls):
+    exact = random(cls, solver="dopri5", tolerance=1e-10).log_prob(states(), commands())
+    errors = [
+        float(
+            (random(cls, solver="dopri5", tolerance=t).log_prob(states(), commands()) - exact)
+            .abs()
+            .max()
+        )
+        for t in (1e-2, 1e-6)
+    ]
+    assert errors[1] < 1e-4 and errors[1] < errors[0]

@@ -49,6 +49,7 @@ class ContinuousShield(BaseShield):
         dropout: Share of the state network's hidden units left out while training.
         solver: One of `flowshield.models.ode.SOLVERS`.
         n_steps: Solver steps of log_prob and sample.
+        tolerance: dopri5 only: largest error of one of its steps, see `ode.integrate`.
         horizon_noise: See `BaseShield`.
         return_noise: See `BaseShield`.
         hyperparameters: Further arguments of the subclass's constructor.
@@ -62,13 +63,14 @@ class ContinuousShield(BaseShield):
         command_dim: int = 2,
         *,
         hidden_dim: int = 256,
-        field_dim: int = 128,
+        field_dim: int = 64,
         n_layers: int = 2,
         time_embed_dim: int = 32,
         n_components: int = 20,
         dropout: float = 0.0,
         solver: str = "rk4",
-        n_steps: int = 3,
+        n_steps: int = 2,
+        tolerance: float = 1e-6,
         horizon_noise: float = 1.0,
         return_noise: float = 1.0,
         **hyperparameters: Any,
@@ -87,9 +89,10 @@ class ContinuousShield(BaseShield):
             dropout=dropout,
             solver=solver,
             n_steps=n_steps,
+            tolerance=tolerance,
             **hyperparameters,
         )
-        self.solver, self.n_steps = solver, n_steps
+        self.solver, self.n_steps, self.tolerance = solver, n_steps, tolerance
         self.field = CommandField(
             state_dim,
             command_dim,
@@ -151,19 +154,7 @@ class ContinuousShield(BaseShield):
             commands: [batch, m, 2], steps and raw return.
             n_steps: Solver steps; None = as configured.
         """
-        context, m = self.field.encode(self.state_standardizer(state)), commands.shape[1]
-        mixture, g = self._components(context), self.command_standardizer(commands)
-        z = gaussianize(mixture, g)
-        log_prob = ode.log_density(
-            self._augmented_field(context, n_steps, m),
-            z.flatten(0, 1),
-            data_time=_DATA_ANGLE,
-            solver=self.solver,
-            n_steps=self._steps(n_steps),
-        ).view(z.shape[:2])
-        # the mixture's own density, corrected by how z differs from standard normal
-        correction = log_prob - ode.standard_normal_log_density(z)
-        return log_density(mixture, g) + correction - self.command_standardizer.log_abs_det()
+        return self._density(state, commands, self._steps(n_steps))
 
     @torch.no_grad()
     def sample_with_log_prob(
@@ -182,8 +173,45 @@ class ContinuousShield(BaseShield):
             n_steps: Solver steps; None = as configured.
         """
         check_batch(state=(state, self.state_dim))
-        context = self.field.encode(self.state_standardizer(state))
         noise = self._noise(state, n_samples, generator)
+        return self._draw(state, noise, self._steps(n_steps))
+
+    @torch.no_grad()
+    def sample(self, state: Tensor, n_samples: int = 1, n_steps: int | None = None) -> Tensor:
+        """Draws commands from p(g | s). See `BaseShield`."""
+        return self.sample_with_log_prob(state, n_samples, n_steps=n_steps)[0]
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles density and sampling with `torch.compile`, which takes these arguments.
+
+        The numbers stay the same to rounding. For a control loop, which always asks with the same
+        batch size: each new shape takes seconds at its first query, and after some shapes torch
+        falls back to the code as it is. Needs a C++ compiler. Not saved with the shield.
+        """
+        self._density = torch.compile(self._density, *args, **kwargs)  # type: ignore[method-assign]
+        self._draw = torch.compile(self._draw, *args, **kwargs)  # type: ignore[method-assign]
+
+    def _density(self, state: Tensor, commands: Tensor, n_steps: int) -> Tensor:
+        """Log-densities [batch, m] of commands [batch, m, 2]."""
+        context, m = self.field.encode(self.state_standardizer(state)), commands.shape[1]
+        mixture, g = self._components(context), self.command_standardizer(commands)
+        z = gaussianize(mixture, g)
+        log_prob = ode.log_density(
+            self._augmented_field(context, n_steps, m),
+            z.flatten(0, 1),
+            data_time=_DATA_ANGLE,
+            solver=self.solver,
+            n_steps=n_steps,
+            tolerance=self.tolerance,
+        ).view(z.shape[:2])
+        # the mixture's own density, corrected by how z differs from standard normal
+        correction = log_prob - ode.standard_normal_log_density(z)
+        return log_density(mixture, g) + correction - self.command_standardizer.log_abs_det()
+
+    def _draw(self, state: Tensor, noise: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
+        """Commands [batch, n, 2] and log-densities [batch, n] from noise [batch * n, 2]."""
+        n_samples = len(noise) // len(state)
+        context = self.field.encode(self.state_standardizer(state))
         start = torch.cat([noise, ode.standard_normal_log_density(noise).unsqueeze(1)], dim=1)
         end = ode.integrate(
             ode.augment(self._augmented_field(context, n_steps, n_samples, sign=-1.0)),
@@ -191,7 +219,8 @@ class ContinuousShield(BaseShield):
             0.0,
             _DATA_ANGLE,
             solver=self.solver,
-            n_steps=self._steps(n_steps),
+            n_steps=n_steps,
+            tolerance=self.tolerance,
         ).view(len(state), n_samples, 3)
         mixture, z = self._components(context), end[..., :2]
         g = degaussianize(mixture, z)
@@ -199,11 +228,6 @@ class ContinuousShield(BaseShield):
         log_prob = log_density(mixture, g) + end[..., 2] - ode.standard_normal_log_density(z)
         commands = self.command_standardizer.inverse(g)
         return commands, log_prob - self.command_standardizer.log_abs_det()
-
-    @torch.no_grad()
-    def sample(self, state: Tensor, n_samples: int = 1, n_steps: int | None = None) -> Tensor:
-        """Draws commands from p(g | s). See `BaseShield`."""
-        return self.sample_with_log_prob(state, n_samples, n_steps=n_steps)[0]
 
     def _encode(self, state: Tensor, command: Tensor) -> tuple[StateContext, Tensor]:
         """What is known of the states, and the standardized commands [batch, 1, 2]."""
@@ -227,12 +251,12 @@ class ContinuousShield(BaseShield):
         return noise if generator is None else noise.repeat(len(state), 1)
 
     def _augmented_field(
-        self, context: StateContext, n_steps: int | None, n_samples: int = 1, sign: float = 1.0
+        self, context: StateContext, n_steps: int, n_samples: int = 1, sign: float = 1.0
     ) -> ode.AugmentedField:
         """The velocity and `sign` times its divergence, for `n_samples` rows of every state."""
         features = context.features.repeat_interleave(n_samples, dim=0)
         # all times that the solver will ask for, embedded at once
-        times = ode.times(self.solver, 0.0, _DATA_ANGLE, self._steps(n_steps))
+        times = ode.times(self.solver, 0.0, _DATA_ANGLE, n_steps)
         table = self._time_biases(times, features)
 
         def field(t: float, x: Tensor) -> tuple[Tensor, Tensor]:
