@@ -81,10 +81,10 @@ class Settings:
     n_queries: int = 300
     compiled: bool = True
     n_cell: int = 200
-    n_known: int = 8000
+    n_known: int = 20000
     peer_seconds: float = 120.0
     overrides: tuple[str, ...] = ()
-    known_overrides: tuple[str, ...] = ("shield_epochs=25",)
+    known_overrides: tuple[str, ...] = ("shield_epochs=15",)
 
     @property
     def guards(self) -> tuple[str, ...]:

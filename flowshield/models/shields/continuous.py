@@ -2,6 +2,7 @@
 
 __all__ = ["ContinuousShield", "on_circle"]
 
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from flowshield.models import ode
 from flowshield.models.checks import check_batch
@@ -177,6 +179,13 @@ class ContinuousShield(BaseShield):
         return self._draw(state, noise, self._steps(n_steps))
 
     @torch.no_grad()
+    def common_samples(self, state: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+        """See `CommandModel`: from quasi-random noise, which covers the plane more evenly."""
+        check_batch(state=(state, self.state_dim))
+        noise = _even_noise(n_samples).to(state).repeat(len(state), 1)
+        return self._draw(state, noise, self.n_steps)
+
+    @torch.no_grad()
     def sample(self, state: Tensor, n_samples: int = 1, n_steps: int | None = None) -> Tensor:
         """Draws commands from p(g | s). See `BaseShield`."""
         return self.sample_with_log_prob(state, n_samples, n_steps=n_steps)[0]
@@ -275,6 +284,15 @@ class ContinuousShield(BaseShield):
 
     def _steps(self, n_steps: int | None) -> int:
         return self.n_steps if n_steps is None else n_steps
+
+
+@functools.lru_cache(maxsize=8)
+def _even_noise(n: int) -> Tensor:
+    """n points of a scrambled Sobol sequence (Owen 1998), made standard normal, [n, 2]."""
+    engine = SobolEngine(2, scramble=True, seed=0)  # type: ignore[no-untyped-call]
+    points: Tensor = engine.draw(n, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+    noise: Tensor = torch.special.ndtri(points)
+    return noise
 
 
 def on_circle(noise: Tensor, data: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
