@@ -1,6 +1,13 @@
 """What an agent achieves when it is given commands, with or without a shield."""
 
-__all__ = ["Cell", "EvaluatedEpisode", "evaluate_agent", "run_episode"]
+__all__ = [
+    "Cell",
+    "EvaluatedEpisode",
+    "evaluate_agent",
+    "run_batch",
+    "run_episode",
+    "start_seeds",
+]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,11 +96,11 @@ def run_episode(
     if isinstance(env, str):
         made = make_env(env)
         try:
-            return _run_batch([made], agent, command, shield, [seed])[0]
+            return run_batch([made], agent, [command], shield, [seed])[0]
         finally:
             made.close()
     wrapped = env if isinstance(env, ContinuousEnvWrapper) else ContinuousEnvWrapper(env)
-    return _run_batch([wrapped], agent, command, shield, [seed])[0]
+    return run_batch([wrapped], agent, [command], shield, [seed])[0]
 
 
 def evaluate_agent(
@@ -134,10 +141,9 @@ def evaluate_agent(
     envs = [make_env(env) for _ in range(n_episodes)] if isinstance(env, str) else list(env)
     if len(envs) < n_episodes:
         raise ConfigError(f"expected {n_episodes} environments, one an episode, got {len(envs)}")
-    children = np.random.SeedSequence(seed).spawn(n_episodes)
-    seeds = [int(child.generate_state(1)[0]) for child in children]
+    commands, seeds = [command] * n_episodes, start_seeds(seed, n_episodes)
     try:
-        episodes = _run_batch(envs[:n_episodes], agent, command, shield, seeds)
+        episodes = run_batch(envs[:n_episodes], agent, commands, shield, seeds)
     finally:
         if isinstance(env, str):
             for made in envs:
@@ -145,19 +151,34 @@ def evaluate_agent(
     return Cell(command, "none" if shield is None else shield.shield_type, episodes)
 
 
-def _run_batch(
-    envs: list[ContinuousEnvWrapper],
+def start_seeds(seed: int, n: int) -> list[int]:
+    """Seeds of the resets of episodes 0..n-1, each from (seed, its index) alone."""
+    children = np.random.SeedSequence(seed).spawn(n)
+    return [int(child.generate_state(1)[0]) for child in children]
+
+
+def run_batch(
+    envs: Sequence[ContinuousEnvWrapper],
     agent: UDRLAgent,
-    command: Command,
+    commands: Sequence[Command],
     shield: BaseShield | None,
-    seeds: list[int],
+    seeds: Sequence[int],
 ) -> list[EvaluatedEpisode]:
-    policy = CommandedPolicy(agent, command, shield)
+    """Lets the agent follow a command in each environment, all at once.
+
+    Args:
+        envs: One an episode.
+        agent: The policy; it takes its mean action.
+        commands: One an episode, (horizon in steps, return in raw reward).
+        shield: A calibrated shield that checks every step, or None.
+        seeds: Of the resets, one an episode.
+    """
+    policy = CommandedPolicy(agent, np.array(commands, dtype=np.float64), shield)
     episodes = rollout(envs, policy, seeds)
     return [
         EvaluatedEpisode(
             episode=episode,
-            command=command,
+            command=commands[i],
             first_command=(float(policy.first_commands[i, 0]), float(policy.first_commands[i, 1])),
             crashed=_crashed(envs[i], episode),
             flagged_steps=int(policy.flagged[i]),

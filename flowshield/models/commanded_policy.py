@@ -2,13 +2,12 @@
 
 __all__ = ["CommandedPolicy"]
 
-import math
-
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from flowshield.errors import DataError
+from flowshield.errors import DataError, ShapeError
 from flowshield.models.agent import UDRLAgent
 from flowshield.models.shields.base import BaseShield
 
@@ -24,25 +23,38 @@ class CommandedPolicy:
 
     Args:
         agent: The policy.
-        command: The request, (horizon, return), the same for every episode.
+        command: The request, (horizon, return), the same for every episode; or one an episode,
+            [n, 2].
         shield: A calibrated shield, or None.
         deterministic: Whether the agent takes its mean action.
+
+    Raises:
+        DataError: A command is none: its horizon is below 1, or it is not finite.
+        ShapeError: The commands are neither [2] nor [n, 2].
     """
 
     def __init__(
         self,
         agent: UDRLAgent,
-        command: tuple[float, float],
+        command: ArrayLike,
         shield: BaseShield | None = None,
         *,
         deterministic: bool = True,
     ) -> None:
-        if not all(math.isfinite(value) for value in command) or command[0] < 1:
+        request = np.asarray(command, dtype=np.float64)
+        if request.ndim not in (1, 2) or request.shape[-1] != 2:
+            raise ShapeError(
+                f"expected a command of shape [2], or one an episode [n, 2], got "
+                f"{list(request.shape)}"
+            )
+        bad = ~(np.isfinite(request).all(axis=-1) & (request[..., 0] >= 1))
+        if bad.any():
             raise DataError(
-                f"expected a command (horizon of at least 1 step, finite return), got {command}"
+                "expected a command (horizon of at least 1 step, finite return), got "
+                f"{tuple(request[bad].reshape(-1, 2)[0].tolist())}"
             )
         self.agent, self.shield, self.deterministic = agent, shield, deterministic
-        self.request = command
+        self.request = request
         self.device = agent.action_low.device
         self.commands = torch.empty(0, 2)
         self.steps = np.zeros(0, dtype=np.int64)
@@ -51,13 +63,22 @@ class CommandedPolicy:
         self.first_commands = np.zeros((0, 2))
 
     def begin(self, states: np.ndarray) -> None:
-        """Starts one episode a row of the initial states [n, state_dim]."""
+        """Starts one episode a row of the initial states [n, state_dim].
+
+        Raises:
+            ShapeError: There are commands for another number of episodes.
+        """
         n = len(states)
-        self.commands = torch.tensor([self.request] * n, dtype=torch.float32, device=self.device)
+        if self.request.ndim == 2 and len(self.request) != n:
+            raise ShapeError(
+                f"expected a command for each of {n} episodes, got {len(self.request)}"
+            )
+        requests = np.broadcast_to(self.request, (n, 2))
+        self.commands = torch.tensor(requests, dtype=torch.float32, device=self.device)
         self.steps = np.zeros(n, dtype=np.int64)
         self.flagged = np.zeros(n, dtype=np.int64)
         self.flagged_at_start = np.zeros(n, dtype=bool)
-        self.first_commands = np.tile(np.asarray(self.request, dtype=np.float64), (n, 1))
+        self.first_commands = requests.copy()
 
     @torch.no_grad()
     def act(self, states: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""Commands that a shield supports at given states, from modest returns to high ones."""
+
+__all__ = ["supported_commands"]
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowshield.errors import ConfigError
+from flowshield.models import BaseShield
+
+_SAMPLES = 256  # drawn a state
+
+
+@torch.no_grad()
+def supported_commands(
+    shield: BaseShield, states: NDArray[np.float32], n_commands: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Supported commands at each state, spread evenly over what returns are supported there.
+
+    Of the shield's samples, horizons made whole, those that it does not flag are sorted by
+    return; taken are those at the quantiles (i + 1/2) / n_commands, so that every command is one
+    that the shield itself would let pass.
+
+    Args:
+        shield: Calibrated.
+        states: [n, state_dim], raw.
+        n_commands: Commands a state, at least 1.
+
+    Returns:
+        (quantiles [n_commands], commands [n, n_commands, 2] raw); a state where fewer than
+        n_commands samples are supported has NaN for commands.
+
+    Raises:
+        ConfigError: n_commands is below 1 or more than the samples.
+        NotCalibratedError: The shield has no threshold.
+    """
+    if not 1 <= n_commands <= _SAMPLES:
+        raise ConfigError(f"expected n_commands from 1 to {_SAMPLES}, got {n_commands}")
+    quantiles = (np.arange(n_commands) + 0.5) / n_commands
+    state = torch.as_tensor(states, dtype=torch.float32, device=shield.device)
+    samples = _whole_horizons(shield.common_samples(state, _SAMPLES)[0])
+    supported = shield.scores(state, samples) >= shield.limits(state).unsqueeze(1)
+    chosen = np.full((len(states), n_commands, 2), np.nan)
+    for row, inside in enumerate(supported):
+        found = samples[row, inside].double().cpu().numpy()
+        if len(found) >= n_commands:
+            ordered = found[np.argsort(found[:, 1], kind="stable")]
+            chosen[row] = ordered[(quantiles * len(found)).astype(int)]
+    return quantiles, chosen
+
+
+def _whole_horizons(commands: Tensor) -> Tensor:
+    horizon = commands[..., :1].round().clamp(min=1.0)
+    return torch.cat([horizon, commands[..., 1:]], dim=-1)
