@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from flowshield import __version__
 from flowshield.config import compose
 from flowshield.errors import ConfigError, FlowshieldError
-from flowshield.evaluation import detection_table, results_table
+from flowshield.evaluation import detection_table, followed_lines, results_table
 from flowshield.pipeline import collect, evaluate, run, train
 from flowshield.progress import Reporter
 from flowshield.run_folder import RunFolder, load_config
@@ -95,6 +95,8 @@ def _finish(
     reporter.table(results_table(results))
     if results["shields"]:
         reporter.table(detection_table(results))
+    for line in followed_lines(results):
+        reporter.stage(command, line)
     total = sum(results["seconds"].values())
     reporter.stage(command, f"done in {total:.0f} s of work; open {folder.report.resolve()}")
 

@@ -16,15 +16,19 @@ from omegaconf import DictConfig, OmegaConf
 from flowshield import __version__
 from flowshield.atomic import atomic_write
 from flowshield.data import DataCollector, TrajectoryDataset
-from flowshield.envs import make_env
+from flowshield.envs import ContinuousEnvWrapper, make_env
 from flowshield.errors import ConfigError, DataError
 from flowshield.evaluation import (
     cell_record,
     dataset_record,
     evaluate_agent,
+    evaluate_followed,
+    followed_markdown_table,
+    followed_record,
     lend_return_bound,
     markdown_table,
     plot_calibration,
+    plot_followed,
     plot_ood_detection,
     plot_projection,
     plot_returns,
@@ -193,12 +197,16 @@ def evaluate(
     for name, shield in shields.items():
         reporter.stage("evaluate", f"{name}: {shield.calibration}")
     with _timed(folder, "evaluate"):
-        cells = _cells(config, folder, reporter, agent, shields)
-        records = _shield_records(config, reporter, shields, parts["test"])
-    results = _results(config, folder, command, dataset, parts, cells, records)
+        measured = {
+            "cells": _cells(config, folder, reporter, agent, shields),
+            "shields": _shield_records(config, reporter, shields, parts["test"]),
+            "followed": _followed(config, folder, reporter, agent, shields),
+        }
+    results = _results(config, folder, command, dataset, parts, measured)
     write_json(folder.results, results)
     with atomic_write(folder.table) as file:
-        file.write(markdown_table(results).encode())
+        tables = (markdown_table(results), followed_markdown_table(results))
+        file.write("\n".join(filter(None, tables)).encode())
     figures = _figures(results, config, shields, parts["test"])
     for name, figure in figures.items():
         folder.figures.mkdir(parents=True, exist_ok=True)
@@ -259,6 +267,41 @@ def _cells(
     return records
 
 
+def _followed(
+    config: DictConfig,
+    folder: RunFolder,
+    reporter: Reporter,
+    agent: UDRLAgent,
+    shields: dict[str, BaseShield],
+) -> dict[str, Any]:
+    """The agent alone on what each shield supports; what is on file is read, not run."""
+    settings = config.evaluation.followed
+    n_episodes = settings.n_starts * settings.n_commands
+    envs: list[ContinuousEnvWrapper] = []
+    records = {}
+    with reporter.bar("supported commands", len(shields)) as bar:
+        for name, shield in shields.items():
+            path = folder.followed_by(name)
+            if not path.exists():
+                envs = envs or [
+                    make_env(config.env.name, **config.env.kwargs) for _ in range(n_episodes)
+                ]
+                followed = evaluate_followed(
+                    agent,
+                    envs,
+                    shield,
+                    n_starts=settings.n_starts,
+                    n_commands=settings.n_commands,
+                    seed=config.seed,
+                )
+                write_json(path, followed_record(followed, settings.return_tolerance))
+            records[name] = read_json(path)
+            bar.advance(name)
+    for env in envs:
+        env.close()
+    return records
+
+
 def _shield_records(
     config: DictConfig,
     reporter: Reporter,
@@ -286,8 +329,7 @@ def _results(
     command: str,
     dataset: TrajectoryDataset,
     parts: dict[str, TrajectoryDataset],
-    cells: list[dict[str, Any]],
-    shields: dict[str, Any],
+    measured: dict[str, Any],
 ) -> dict[str, Any]:
     packages = ("torch", "numpy", "gymnasium")
     return {
@@ -302,13 +344,13 @@ def _results(
         "models": {
             name: read_json(folder.models / f"{name}.json") for name in ("agent", *config.shield)
         },
-        "shields": shields,
-        "cells": cells,
+        **measured,
     }
 
 
 _CAPTIONS = {
     "returns": "Return by command and shield, with 95% intervals and the share crashed",
+    "followed": "Achieved against commanded: the agent alone on commands that the shield supports",
     "command_plane": "What is supported at the start of a held-out episode, and where requests go",
     "detection": "Impossible commands flagged against true commands flagged",
     "calibration": "Realised against nominal rate of the false alarms that the promise is about",
@@ -330,6 +372,8 @@ def _figures(
     }
     if shields:
         records = results["shields"]
+        if any(record["n_episodes"] for record in results["followed"].values()):
+            drawn["followed"] = lambda: plot_followed(results["followed"])
         # the last is the one that the config's shield group ends with: flow matching by default
         last = next(reversed(shields.values()))
         requests = [tuple(command) for command in config.env.commands]

@@ -35,6 +35,7 @@ class RunFolder:
         self.models = path / "models"
         self.tensorboard = path / "tensorboard"
         self.cells = path / "cells"
+        self.followed = path / "followed"
         self.figures = path / "figures"
         self.timings = path / "timings.json"
         self.results = path / "results.json"
@@ -48,6 +49,10 @@ class RunFolder:
     def cell(self, shield: str, command: Sequence[float]) -> Path:
         """The finished evaluation cell of a shield and a command."""
         return self.cells / f"{shield}_{command[0]:g}_{command[1]:g}.json"
+
+    def followed_by(self, shield: str) -> Path:
+        """The finished rollouts on the commands that a shield supports."""
+        return self.followed / f"{shield}.json"
 
     def holds_work(self) -> bool:
         """Whether something was made here that belongs to the config."""

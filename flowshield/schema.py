@@ -58,6 +58,7 @@ class _Range(NamedTuple):
 _AT_LEAST_0: Final = _Range("at least 0", lambda value: value >= 0)
 _AT_LEAST_1: Final = _Range("at least 1", lambda value: value >= 1)
 _AT_LEAST_2: Final = _Range("at least 2", lambda value: value >= 2)
+_BETWEEN_2_AND_256: Final = _Range("between 2 and 256", lambda value: 2 <= value <= 256)
 _SEED: Final = _Range("at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
 _EVEN: Final = _Range("even and at least 2", lambda value: value >= 2 and value % 2 == 0)
 _POSITIVE: Final = _Range("above 0", lambda value: value > 0)
@@ -80,6 +81,9 @@ _RANGES: Final[dict[str, _Range]] = {
     "evaluation.n_episodes": _AT_LEAST_1,
     "evaluation.n_states": _AT_LEAST_1,
     "evaluation.bound_margin": _POSITIVE,
+    "evaluation.followed.n_starts": _AT_LEAST_1,
+    "evaluation.followed.n_commands": _BETWEEN_2_AND_256,
+    "evaluation.followed.return_tolerance": _POSITIVE,
     "model.hidden_dim": _AT_LEAST_1,
     "model.n_layers": _AT_LEAST_1,
     "optimizer.weight_decay": _AT_LEAST_0,

@@ -23,6 +23,8 @@ TINY = [
     "model.hidden_dim=32",
     "evaluation.n_episodes=3",
     "evaluation.n_states=60",
+    "evaluation.followed.n_starts=3",
+    "evaluation.followed.n_commands=2",
     "env.commands=[[200,280],[1000,280]]",
     "device=cpu",
 ]
@@ -64,7 +66,7 @@ def test_a_run_leaves_everything_it_promises(finished):
         "diffusion",
         "flow_matching",
     }
-    assert len(list((finished / "figures").glob("*.png"))) == 5
+    assert len(list((finished / "figures").glob("*.png"))) == 6
     for name in ("agent", "flow_matching"):
         assert list((finished / "tensorboard" / name).glob("events*"))
         assert (finished / "checkpoints" / name / "last.pt").exists()
@@ -75,6 +77,12 @@ def test_a_run_leaves_everything_it_promises(finished):
         for shield in ("none", "quantile", "mixture", "diffusion", "flow_matching")
         for command in ((200, 280), (1000, 280))
     ]
+    assert list(content["followed"]) == ["quantile", "mixture", "diffusion", "flow_matching"]
+    for name, record in content["followed"].items():
+        n_starts = record["n_starts"]
+        assert n_starts + record["n_starts_left_out"] == 3
+        assert record["n_episodes"] == len(record["achieved"]) == 2 * n_starts, name
+    assert "supported by" in (finished / "table.md").read_text()
     assert not list(finished.rglob(".*"))  # no temporary file is left
 
 
@@ -98,7 +106,8 @@ def test_a_finished_run_is_read_not_repeated(finished):
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*.pt")} == before
     assert (finished / "dataset.npz").stat().st_mtime_ns == dataset
     new = results(finished)
-    assert new["cells"] == old["cells"] and new["shields"] == old["shields"]
+    for part in ("cells", "shields", "followed"):
+        assert new[part] == old[part]
 
 
 def test_a_run_goes_on_from_what_is_left_and_ends_in_the_same_numbers(finished, tmp_path):
@@ -112,7 +121,8 @@ def test_a_run_goes_on_from_what_is_left_and_ends_in_the_same_numbers(finished, 
     for name in ("agent", "quantile", "mixture", "diffusion", "flow_matching"):
         assert_same_weights(weights(folder, name), weights(finished, name))
     ours, theirs = results(folder), results(finished)
-    assert ours["cells"] == theirs["cells"] and ours["shields"] == theirs["shields"]
+    for part in ("cells", "shields", "followed"):
+        assert ours[part] == theirs[part]
 
 
 @pytest.mark.slow
@@ -141,7 +151,9 @@ def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
     assert_same_weights(weights(folder, "quantile"), weights(finished, "quantile"))
     assert run("evaluate", folder) == 0
     assert list(results(folder)["shields"]) == ["quantile"]
-    assert "flow_matching" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "flow_matching" not in printed
+    assert printed.count("policy on the returns that quantile supports: ") == 1
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(finished, capsys):

@@ -8,7 +8,7 @@ import pytest
 
 from flowshield.cli import _parser
 from flowshield.config import compose
-from flowshield.evaluation import markdown_table
+from flowshield.evaluation import followed_markdown_table, markdown_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,6 +51,12 @@ def test_the_tables_are_those_of_the_committed_results(behaviour):
     assert f"`{results['command']}`" in README
     assert results["command"] == COMMANDS[behaviour]
     assert min(cell["n_episodes"] for cell in results["cells"]) >= 100
+
+
+@pytest.mark.parametrize("behaviour", ["expert", "mixed"])
+def test_how_the_policy_follows_is_that_of_the_committed_results(behaviour):
+    results = json.loads((ROOT / "docs" / "results" / f"{behaviour}.json").read_text())
+    assert followed_markdown_table(results) in README
 
 
 def test_the_time_a_run_takes_is_that_of_the_committed_results():

@@ -8,6 +8,10 @@ from flowshield.evaluation.figures import (
     plot_returns,
     plot_training_curves,
 )
+from flowshield.evaluation.follow import Followed, evaluate_followed
+from flowshield.evaluation.follow_figure import plot_followed
+from flowshield.evaluation.follow_record import followed_record
+from flowshield.evaluation.follow_wording import followed_lines, followed_markdown_table
 from flowshield.evaluation.known_answer import contrast_commands, evaluate_known_answer
 from flowshield.evaluation.lent_bound import lend_return_bound
 from flowshield.evaluation.metrics import MetricsTracker, auc_roc, f1_score
@@ -24,6 +28,7 @@ from flowshield.evaluation.statistics import (
     paired_t_test,
     wilcoxon_test,
 )
+from flowshield.evaluation.supported import supported_commands
 from flowshield.evaluation.tables import detection_table, markdown_table, results_table
 
 __all__ = [
@@ -32,6 +37,7 @@ __all__ = [
     "ConfidenceInterval",
     "EvaluatedEpisode",
     "FalseAlarms",
+    "Followed",
     "MetricsTracker",
     "auc_roc",
     "cell_record",
@@ -40,16 +46,21 @@ __all__ = [
     "dataset_record",
     "detection_table",
     "evaluate_agent",
+    "evaluate_followed",
     "evaluate_known_answer",
     "evaluate_projection",
     "evaluate_shield",
     "f1_score",
     "false_alarms",
+    "followed_lines",
+    "followed_markdown_table",
+    "followed_record",
     "lend_return_bound",
     "markdown_table",
     "paired_difference",
     "paired_t_test",
     "plot_calibration",
+    "plot_followed",
     "plot_ood_detection",
     "plot_projection",
     "plot_returns",
@@ -58,6 +69,7 @@ __all__ = [
     "run_episode",
     "shield_record",
     "start_plane",
+    "supported_commands",
     "wilcoxon_test",
     "write_report",
 ]

@@ -5,7 +5,16 @@ touched and no display is needed. Colours are Okabe and Ito's, which the colour-
 shield keeps its colour and its marker through all figures.
 """
 
-__all__ = ["plot_calibration", "plot_ood_detection", "plot_returns", "plot_training_curves"]
+__all__ = [
+    "WIDTH",
+    "legend_above",
+    "plain",
+    "plot_calibration",
+    "plot_ood_detection",
+    "plot_returns",
+    "plot_training_curves",
+    "tidy",
+]
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,7 +76,7 @@ def plot_returns(cells: Iterable[Mapping[str, Any]]) -> Figure:
     below.set_xlabel("command: (horizon H in steps, return R)")
     for panel in (axes, below):
         panel.tick_params(axis="x", length=0)
-    _legend_above(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -88,20 +97,20 @@ def plot_ood_detection(roc: Mapping[str, Mapping[str, Any]], alpha: float | None
     whole, low = figure.subplots(1, 2)
     for name, look in _looks(roc).items():
         x, y, area = _read_roc(name, roc[name])
-        label = _plain(f"{shield_label(name)}, AUROC {area:.3f}")
+        label = plain(f"{shield_label(name)}, AUROC {area:.3f}")
         for axes in (whole, low):
             axes.plot(x, y, color=look.color, lw=1.8, label=label)
     for axes in (whole, low):
         if alpha is not None:
             axes.axvline(alpha, color="black", lw=1, ls=":", label=f"calibrated to {alpha:.2g}")
-        _tidy(axes, grid="both")
+        tidy(axes, grid="both")
         axes.set(xlabel="false-alarm rate", ylabel="detection rate", ylim=(-0.02, 1.02))
     whole.plot([0, 1], [0, 1], color="#999999", lw=1, ls="--", label="by chance")
     whole.set(xlim=(-0.02, 1.02), title="all thresholds")
     edge = min(1.0, 4 * alpha) if alpha else 0.2
     low.set(xlim=(-0.02 * edge, edge), title="low false-alarm rates")
     low.xaxis.set_major_locator(MaxNLocator(5))
-    _legend_above(figure, whole)
+    legend_above(figure, whole)
     return figure
 
 
@@ -128,8 +137,8 @@ def plot_calibration(levels: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
     axes.set(xlabel="nominal false-alarm rate", ylabel="realised on held-out episodes")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    _tidy(axes, grid="both")
-    _legend_above(figure, axes)
+    tidy(axes, grid="both")
+    legend_above(figure, axes)
     return figure
 
 
@@ -153,7 +162,7 @@ def plot_training_curves(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
         axes.remove()
     for (name, epochs), axes in zip(history.items(), panels.flat, strict=False):
         _draw_training(axes, name, epochs)
-    _legend_above(figure, *figure.axes)
+    legend_above(figure, *figure.axes)
     return figure
 
 
@@ -166,7 +175,7 @@ def _draw_returns(axes: Axes, grid: CellGrid) -> None:
     for column in range(1, len(grid.commands)):
         axes.axvline(column - 0.5, color="#DDDDDD", lw=0.8, zorder=0)
     axes.set(ylabel="mean return R achieved", xlim=(-0.5, len(grid.commands) - 0.5))
-    _tidy(axes, grid="y")
+    tidy(axes, grid="y")
 
 
 def _draw_crashes(axes: Axes, grid: CellGrid) -> None:
@@ -186,7 +195,7 @@ def _draw_crashes(axes: Axes, grid: CellGrid) -> None:
                 color=looks[shield].color,
                 fontweight=heavy,
             )
-    axes.set_yticks(range(len(grid.shields)), [_plain(shield_label(s)) for s in grid.shields])
+    axes.set_yticks(range(len(grid.shields)), [plain(shield_label(s)) for s in grid.shields])
     for label, shield in zip(axes.get_yticklabels(), grid.shields, strict=True):
         label.set_color(looks[shield].color)
     axes.set_ylim(len(grid.shields) - 0.5, -0.5)
@@ -206,9 +215,9 @@ def _draw_training(axes: Axes, name: str, epochs: Sequence[Mapping[str, Any]]) -
         axes.plot(*zip(*held, strict=True), color="#D55E00", ls="--", label="held-out episodes")
         best = min(held, key=lambda point: point[1])
         axes.plot(*best, ls="", marker="o", ms=6, color="#D55E00", mec="black", label="best")
-    axes.set(title=_plain(name.replace("_", " ")), xlabel="epoch", ylabel="loss")
+    axes.set(title=plain(name.replace("_", " ")), xlabel="epoch", ylabel="loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _tidy(axes, grid="y")
+    tidy(axes, grid="y")
 
 
 def _error_bars(
@@ -232,7 +241,7 @@ def _error_bars(
         ms=6,
         capsize=2.5,
         elinewidth=1.4,
-        label=_plain(shield_label(name)),
+        label=plain(shield_label(name)),
     )
 
 
@@ -258,13 +267,14 @@ def _dodge(count: int) -> np.ndarray:
     return (np.arange(count) + 0.5) / count - 0.5
 
 
-def _tidy(axes: Axes, grid: str) -> None:
+def tidy(axes: Axes, grid: str) -> None:
+    """Two spines and a pale grid along "x", "y" or "both"."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#E6E6E6", lw=0.8)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
 
 
-def _legend_above(figure: Figure, *panels: Axes) -> None:
+def legend_above(figure: Figure, *panels: Axes) -> None:
     """One legend for the figure, with every label once."""
     handles: dict[str, Any] = {}
     for axes in panels:
@@ -284,6 +294,6 @@ def _absent(row: Mapping[str, Any], key: str) -> bool:
     return not is_known(row.get(key))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text in which matplotlib sees no formula."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""One self-contained HTML file that says what was found, first in five lines, then in full.
+"""One self-contained HTML file that says what was found, first in six lines, then in full.
 
 Everything in it is read from results.json; nothing is fetched when it is opened.
 """

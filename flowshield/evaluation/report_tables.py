@@ -1,11 +1,13 @@
 """The tables of the report, as texts: everything that results.json says, with dashes for gaps."""
 
-__all__ = ["ReportTable", "report_tables"]
+__all__ = ["report_tables"]
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.follow_wording import followed_tables
+from flowshield.evaluation.report_table import ReportTable
 from flowshield.evaluation.wording import (
     MISSING,
     alarm_basis,
@@ -18,16 +20,6 @@ from flowshield.evaluation.wording import (
 )
 
 
-class ReportTable(NamedTuple):
-    """A table of texts; the first `n_labels` columns name the row."""
-
-    title: str
-    note: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    n_labels: int = 1
-
-
 def report_tables(results: Mapping[str, Any], grid: CellGrid) -> list[ReportTable]:
     """Every table for which there is a row.
 
@@ -37,6 +29,7 @@ def report_tables(results: Mapping[str, Any], grid: CellGrid) -> list[ReportTabl
     """
     tables = (
         _returns(grid),
+        *followed_tables(results),
         _detection(results),
         _calibration(results),
         _start_states(results),

@@ -1,4 +1,4 @@
-"""The first screen of the report: five questions, answered from the results alone."""
+"""The first screen of the report: six questions, answered from the results alone."""
 
 __all__ = ["Answer", "summarize"]
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from flowshield.evaluation.cell_grid import UNSHIELDED, CellGrid, Command
+from flowshield.evaluation.follow_wording import followed_lines, followed_verdict
 from flowshield.evaluation.verdict import (
     MAX_CRASH_RATE,
     SHORTFALL,
@@ -39,7 +40,7 @@ class Answer(NamedTuple):
 
 
 def summarize(results: Mapping[str, Any], grid: CellGrid) -> list[Answer]:
-    """Which data, which policy, what fails, what fixes it, at which false-alarm rate.
+    """Which data, which policy, what fails, what fixes it, how often it errs, what is followed.
 
     Args:
         results: The content of results.json; what is missing is said to be.
@@ -53,6 +54,7 @@ def summarize(results: Mapping[str, Any], grid: CellGrid) -> list[Answer]:
         _failure(verdict, grid),
         _fix(verdict, grid),
         _false_alarms(results, best),
+        _follows(results, best),
     ]
 
 
@@ -142,6 +144,26 @@ def _false_alarms(results: Mapping[str, Any], best: ShieldVerdict | None) -> Ans
         f"set to {nominal}; realised: {realised}",
         "; ".join(_alarm_text(name, shields[name]) for name in names),
     )
+
+
+def _follows(results: Mapping[str, Any], best: ShieldVerdict | None) -> Answer:
+    """Question C, for the shield that fixes most; for every shield where there is no such."""
+    question = "Does the policy follow what is supported?"
+    followed = results.get("followed") or {}
+    if best and best.fixed and best.shield in followed:
+        followed = {best.shield: followed[best.shield]}
+    if not followed:
+        return Answer(question, "unknown", "no supported command was rolled out")
+    verdicts = {name: followed_verdict(record) for name, record in followed.items()}
+    told = ", ".join(f"{shield_label(name)}: {verdict}" for name, verdict in verdicts.items())
+    lines = ". ".join(_upper(line) for line in followed_lines({"followed": followed}))
+    good = set(verdicts.values()) == {"followed"}
+    bad = set(verdicts.values()) == {"not followed"}
+    return Answer(question, told, f"{lines}.", "good" if good else "bad" if bad else "plain")
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _alarm_text(name: str, entry: Mapping[str, Any]) -> str:

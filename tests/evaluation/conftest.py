@@ -70,6 +70,42 @@ def _shield(number):
     }
 
 
+def _followed(shift):
+    rng = np.random.default_rng(5)
+    asked = np.stack([rng.integers(150, 400, 40), rng.normal(200, 80, 40)], axis=1).astype(float)
+    achieved = asked + rng.normal(0, 30, asked.shape)
+    ends = ["crashed", "out of time", *["ended"] * 18] * 2
+    return {
+        "n_starts": 20,
+        "n_starts_left_out": 3,
+        "n_commands": 2,
+        "n_episodes": 40,
+        "return_tolerance": 17.5,
+        "return_rank": {"mean": 0.43 + shift, "low": 0.31, "high": 0.54},
+        "return_rank_pooled": {"mean": 0.62, "low": 0.51, "high": 0.74},
+        "horizon_rank": {"mean": 0.21, "low": -0.11, "high": 0.37},
+        "horizon_rank_pooled": {"mean": 0.24, "low": 0.09, "high": 0.41},
+        "coverage": {"mean": 0.58, "low": 0.47, "high": 0.69},
+        "crash_rate": 0.05,
+        "levels": [
+            {
+                "quantile": quantile,
+                "n_episodes": 20,
+                "commanded_horizon": 243.0,
+                "commanded_return": 123.0 + shift,
+                "achieved_horizon": {"mean": 247.0, "low": 239.0, "high": 257.0},
+                "achieved_return": {"mean": 137.0, "low": 119.0, "high": 153.0},
+                "coverage": {"mean": 0.55, "low": 0.32, "high": 0.77},
+                "crash_rate": 0.15,
+            }
+            for quantile in (0.25, 0.75)
+        ],
+        "commanded": asked.tolist(),
+        "achieved": achieved.tolist(),
+        "ends": ends,
+    }
+
+
 def _model():
     history = [
         {
@@ -115,6 +151,7 @@ def results():
         "alpha": 0.05,
         "models": {"agent": _model(), **{name: _model() for name in shields}},
         "shields": {name: _shield(number) for number, name in enumerate(shields)},
+        "followed": {name: _followed(shift / 2) for shift, name in enumerate(shields)},
         "cells": [_cell(shield, i) for shield in MEASURED for i in range(len(COMMANDS))],
     }
 
@@ -125,6 +162,9 @@ def without_crash_test(results):
     results = copy.deepcopy(results)
     for cell in results["cells"]:
         cell["crash_rate"] = cell["crashed"] = None
+    for record in results["followed"].values():
+        for row in (record, *record["levels"]):
+            row["crash_rate"] = None
     return results
 
 

@@ -15,14 +15,16 @@ from flowshield.evaluation.figures import (
     plot_returns,
     plot_training_curves,
 )
+from flowshield.evaluation.follow_figure import plot_followed
 
-NAMES = ["returns", "detection", "calibration", "projection", "training"]
+NAMES = ["followed", "returns", "detection", "calibration", "projection", "training"]
 
 
 @pytest.fixture
 def draw(results, plane):
     shields = results["shields"]
     return {
+        "followed": lambda: plot_followed(results["followed"]),
         "returns": lambda: plot_returns(results["cells"]),
         "detection": lambda: plot_ood_detection({k: v["roc"] for k, v in shields.items()}, 0.05),
         "calibration": lambda: plot_calibration(
@@ -255,3 +257,22 @@ def test_nothing_to_draw_is_said():
         plot_returns([])
     with pytest.raises(DataError, match="'agent'"):
         plot_training_curves({"agent": []})
+
+
+def test_what_was_achieved_is_drawn_over_what_was_asked_by_how_it_ended(results):
+    record = results["followed"]["quantile"]
+    figure = plot_followed({"quantile": record, "none_supported": {"n_episodes": 0}})
+    returns, horizons = figure.axes
+    for axes, column in ((returns, 1), (horizons, 0)):
+        drawn = {c.get_label(): c.get_offsets() for c in axes.collections}
+        assert {label: len(points) for label, points in drawn.items()} == {
+            "ended by itself": 36,
+            "ran out of time": 2,
+            "crashed": 2,
+        }
+        pairs = [record[side][0][column] for side in ("commanded", "achieved")]
+        assert drawn["crashed"][0].tolist() == pairs
+        (line,) = axes.lines
+        assert list(line.get_xdata()) == list(line.get_ydata())
+    with pytest.raises(DataError, match="no command was supported"):
+        plot_followed({"quantile": {"n_episodes": 0}})

@@ -43,7 +43,7 @@ def page(results):
     return Page(render_report(results, {"Mean return": plot_returns(results["cells"])}))
 
 
-def test_first_screen_answers_the_five_questions(page):
+def test_first_screen_answers_the_six_questions(page):
     start = page.text.index("Which data?")
     screen = page.text[start : page.text.index("Returns", start)]
     for said in (
@@ -53,6 +53,8 @@ def test_first_screen_answers_the_five_questions(page):
         "(1000, 280) returns −132 ±4, 100% crash",
         "flow matching: 3 of 3",
         "set to 5%; realised: flow matching 5.3%",
+        "flow matching: followed in part",
+        "rank correlation 0.93 [0.31, 0.54], 58% within ±17.5 of what was asked, 5% crash",
         "8 of 150 held-out (one step per episode), interval 2.3% to 10.2%",
     ):
         assert said in screen
@@ -76,6 +78,8 @@ def test_every_number_of_the_results_appears(page, results):
         "87.1% 88.1% 4.9% 0.765 0.954 0.0077 9.321 77 "  # detection
         "−12.345 5.3% 10.2% 2.0% 2.7% 0.7% 6.7% 20.0% 21.3% 15.1% 28.7% 6.1% 3.1% 11.1% "
         "33.3% 43.3% 0.831 −9.123 99.9% −1.2345 81.2 "
+        "0.93 0.62 0.21 −0.11 0.37 58% 47% 69% 40 "  # followed
+        "25% 75% 123 124 137 119 153 55% 32% 77% 243 247 239 257 15% 20 "
         "20.1 s|200.2 s|180.3 s|2.13.0|0.1.0|2 cores, x86_64, no GPU|seed: 42"
     )
     first, *rest = others.split("|")
@@ -96,6 +100,7 @@ def test_what_users_typed_is_escaped(results):
     results["versions"] = {evil: evil}
     results["shields"][evil] = results["shields"].pop("quantile")
     results["models"][evil] = results["models"].pop("quantile")
+    results["followed"][evil] = results["followed"].pop("quantile")
     for cell in results["cells"]:
         cell["shield"] = cell["shield"].replace("quantile", evil)
     html = render_report(results, {f'"><img src=x>{evil}': Figure()})
@@ -134,7 +139,18 @@ def test_one_shield_without_crash_test(without_crash_test):
 
 
 @pytest.mark.parametrize(
-    "part", ["dataset", "alpha", "models", "shields", "cells", "versions", "config_yaml", "seconds"]
+    "part",
+    [
+        "dataset",
+        "alpha",
+        "models",
+        "shields",
+        "cells",
+        "followed",
+        "versions",
+        "config_yaml",
+        "seconds",
+    ],
 )
 def test_missing_parts_are_left_out(results, part):
     for gap in ({**results, part: None}, {k: v for k, v in results.items() if k != part}):

@@ -148,3 +148,24 @@ def test_a_command_that_is_none_is_refused():
     for command in ((200.0, float("nan")), (float("inf"), 1.0), (0.0, 280.0)):
         with pytest.raises(DataError, match="horizon of at least 1 step"):
             CommandedPolicy(agent, command)
+
+
+def test_every_episode_may_have_a_command_of_its_own():
+    requests = np.array([[50, 10.0], [1, 3.0], [7, -2.0]])
+    policy = begun(requests)
+    step(policy, [0, 1, 2], [1.0, 1.0, 1.0])
+    step(policy, [2, 0], [0.0, 0.0])
+    asked = [command.tolist() for command, _ in policy.agent.asked]
+    assert asked == [requests.tolist(), [[6, -3], [49, 9]]]
+    assert policy.first_commands.tolist() == requests.tolist()
+
+
+def test_commands_that_do_not_fit_the_episodes_are_refused():
+    from flowshield.errors import DataError, ShapeError
+
+    with pytest.raises(ShapeError, match="each of 3 episodes, got 2"):
+        begun(np.ones((2, 2)), n=3)
+    with pytest.raises(ShapeError, match=r"\[2\], or one an episode"):
+        begun(np.ones((2, 3)))
+    with pytest.raises(DataError, match=r"got \(0.0, 4.0\)"):
+        begun(np.array([[2.0, 3.0], [0.0, 4.0]]), n=2)
