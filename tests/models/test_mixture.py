@@ -75,7 +75,7 @@ def test_the_loss_is_the_likelihood_in_standardized_units():
 
 def test_the_gradient_of_the_loss_is_its_difference():
     made = shield(horizon_noise=0.0, return_noise=0.0)
-    bias = made.network[-1].bias
+    bias = made.network.last.bias
     (slope,) = torch.autograd.grad(made.compute_loss(states(), commands()), bias)
     for i in range(0, len(bias), 4):
         found = []
