@@ -12,6 +12,7 @@ from rich.text import Text
 from flowshield.evaluation.cell_grid import CellGrid
 from flowshield.evaluation.wording import (
     MISSING,
+    alarm_basis,
     command_label,
     decimals_for,
     is_known,
@@ -80,8 +81,10 @@ def detection_table(results: Mapping[str, Any]) -> Table:
         A table that fits 100 columns; what was not measured is a dash.
     """
     alpha = results.get("alpha")
+    shields = results.get("shields", {})
+    bases = ", ".join(dict.fromkeys(map(alarm_basis, shields.values())))
     table = Table(
-        title=f"Detection at a calibrated false-alarm rate of {percent(alpha)}",
+        title=f"Detection at a calibrated false-alarm rate of {percent(alpha)} ({bases})",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         title_justify="left",
@@ -89,7 +92,7 @@ def detection_table(results: Mapping[str, Any]) -> Table:
     table.add_column("shield", no_wrap=True)
     for heading in ("detects", "AUROC", "F1", "false alarms (interval)", "projects", "NLL"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, entry in results.get("shields", {}).items():
+    for name, entry in shields.items():
         table.add_row(Text(name), *_detection_row(entry))
     return table
 
