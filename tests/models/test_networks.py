@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from flowshield.errors import ConfigError, DataError
 from flowshield.models.networks import (
+    PlainMLP,
     ResidualMLP,
     SinusoidalEmbedding,
     Standardizer,
@@ -110,3 +111,17 @@ def test_sinusoidal_embedding_of_time():
     ]
     torch.testing.assert_close(embed(t), torch.tensor(expected), rtol=0, atol=1e-5)
     assert embed(torch.tensor(0.5)).shape == (6,)
+
+
+def test_a_plain_mlp_is_its_layers_one_after_the_other():
+    network, x = PlainMLP(4, 2, 8, n_layers=2).eval(), torch.randn(5, 4)
+    first, second, last = (layer for layer in network if isinstance(layer, torch.nn.Linear))
+    silu = torch.nn.functional.silu
+    torch.testing.assert_close(network(x), last(silu(second(silu(first(x))))))
+
+
+def test_a_plain_mlp_drops_units_in_training_alone():
+    network, x = PlainMLP(4, 2, 32, dropout=0.5), torch.randn(5, 4)
+    assert not torch.equal(network(x), network(x))
+    network.eval()
+    assert torch.equal(network(x), network(x))
