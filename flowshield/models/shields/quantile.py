@@ -2,33 +2,41 @@
 
 __all__ = ["QuantileShield"]
 
-import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from flowshield.errors import ConfigError
 from flowshield.models.checks import check_batch
-from flowshield.models.networks import ResidualMLP
+from flowshield.models.networks import PlainMLP
 from flowshield.models.shields.base import BaseShield
+from flowshield.models.shields.quantile_grid import (
+    inverse_distribution,
+    log_density,
+    log_distribution,
+    quantile_levels,
+    rising,
+)
 
-_LEAST_GAP = 1e-4  # between neighbouring quantiles, standardized units: keeps the density finite
 _CELLS = 64  # of H's distribution, for achievability
-_TAIL_SCALE = 0.25  # of the exponential tails, in units of the whole grid's width
+# Weight of the log-likelihood beside the pinball loss. With three times as much, quantiles that are
+# far from the data of a state stay where they are, and half the horizon was hardly seen.
+_LIKELIHOOD = 0.1
+_RELATIVE = 4.0  # of a horizon relative to its quartiles, before it is compressed
 
 
 class QuantileShield(BaseShield):
-    """p(g | s) as a grid of monotone conditional quantiles, trained with the pinball loss.
+    """p(g | s) as a grid of monotone conditional quantiles.
 
     Quantile regression (Koenker & Bassett 1978) of H given s and of R given (s, H): R is predicted
-    from s and H alone. The grid defines a density: constant between neighbouring quantiles, with
-    exponential tails that hold 1/(2K) of the mass each and fall off at the scale of the whole
-    grid (the gap at its end is the least certain of all, and would make a held-out command a little
-    outside it next to impossible). Its conformal
-    threshold makes it a conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222)
-    with the log-density as its score.
+    from s and H alone. The grid defines a distribution with a continuous density, see
+    `quantile_grid`. Its conformal threshold makes it a conformalised quantile regression (Romano
+    et al. 2019, arXiv 1905.03222) with the log-density as its score.
+
+    It is trained with the pinball loss, which brings every quantile of a state to its place, and
+    with a share of that density's log-likelihood, which is what verdicts are about but moves only
+    the quantiles next to a datum.
 
     Args:
         state_dim: Size of a state.
@@ -36,7 +44,7 @@ class QuantileShield(BaseShield):
         tau: Level that `get_quantile` answers with, in (0, 1).
         hidden_dim: Width of the hidden layers.
         n_layers: Number of hidden layers.
-        n_quantiles: K levels (k + 1/2) / K.
+        n_quantiles: K, see `quantile_levels`.
         dropout: Share of hidden units left out while training.
         horizon_noise: See `BaseShield`.
         return_noise: See `BaseShield`.
@@ -74,24 +82,29 @@ class QuantileShield(BaseShield):
             dropout=dropout,
         )
         self.tau, self.n_quantiles = tau, n_quantiles
-        self.horizon_network = ResidualMLP(
-            state_dim, n_quantiles, hidden_dim, n_layers, dropout=dropout
-        )
-        self.return_network = ResidualMLP(
-            state_dim + 1, n_quantiles, hidden_dim, n_layers, dropout=dropout
-        )
-        self.register_buffer("levels", (torch.arange(n_quantiles) + 0.5) / n_quantiles)
+        self.horizon_network = PlainMLP(state_dim, n_quantiles, hidden_dim, n_layers, dropout)
+        self.return_network = PlainMLP(state_dim + 2, n_quantiles, hidden_dim, n_layers, dropout)
+        with torch.no_grad():
+            for network in (self.horizon_network, self.return_network):
+                # grids start out about one unit wide
+                network[-1].get_parameter("bias")[1:] -= 3.0
+        self.register_buffer("levels", quantile_levels(n_quantiles))
 
     def compute_loss(self, state: Tensor, command: Tensor) -> Tensor:
-        """Pinball loss over the grid, summed over H and R, a scalar, standardized units.
+        """Pinball loss and negative log-likelihood, summed over H and R, a scalar.
+
+        The pinball loss is in units of the grid's width: late states, whose spread is a hundredth
+        of the early ones', would hardly count otherwise.
 
         Args:
             state: [batch, state_dim], raw.
             command: [batch, 2], steps and raw return.
         """
-        s, g = self._standardize(state, self.dequantize(command))
-        loss: Tensor = self._pinball(self._horizon_grid(s), g[:, :1])
-        return loss + self._pinball(self._return_grid(s, g[:, :1]), g[:, 1:])
+        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
+        g = self.command_standardizer(self.dequantize(command))
+        grid, y = self._grids(self.state_standardizer(state), g.unsqueeze(1))
+        loss = self._pinball(grid, y) - _LIKELIHOOD * log_density(self.levels, grid, y)
+        return 2.0 * loss.mean()  # rows are H's and R's
 
     def log_prob(self, state: Tensor, command: Tensor, n_steps: int | None = None) -> Tensor:
         """log p(H | s) + log p(R | s, H), [batch], raw nats. There is no solver: n_steps is moot.
@@ -101,28 +114,44 @@ class QuantileShield(BaseShield):
             command: [batch, 2], steps and raw return.
             n_steps: Not used.
         """
-        s, g = self._standardize(state, command)
-        horizon, ret = g[:, :1], g[:, 1:]
-        log_horizon = self._log_density(self._horizon_grid(s), horizon)
-        log_return = self._log_density(self._return_grid(s, horizon), ret)
-        return (log_horizon + log_return).squeeze(1) - self.command_standardizer.log_abs_det()
+        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
+        return self.log_probs(state, command.unsqueeze(1)).squeeze(1)
+
+    def log_probs(self, state: Tensor, commands: Tensor) -> Tensor:
+        """`log_prob` of several commands [batch, m, 2] at each state, [batch, m].
+
+        Args:
+            state: [batch, state_dim], raw.
+            commands: [batch, m, 2], steps and raw return.
+        """
+        g = self.command_standardizer(commands)
+        grid, y = self._grids(self.state_standardizer(state), g)
+        log_prob = log_density(self.levels, grid, y).view(2, *commands.shape[:2]).sum(dim=0)
+        return log_prob - self.command_standardizer.log_abs_det()
 
     @torch.no_grad()
     def sample_with_log_prob(
         self, state: Tensor, n_samples: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draws commands by the inverse distribution function. See `BaseShield`."""
-        states = len(state) if generator is None else 1
+        check_batch(state=(state, self.state_dim))
+        batch = len(state)
+        rows = batch if generator is None else 1
         u = torch.rand(
-            states, n_samples, 2, generator=generator, device=state.device, dtype=state.dtype
-        ).expand(len(state), -1, -1)
-        s = self.state_standardizer(state).repeat_interleave(n_samples, dim=0)
-        u = u.reshape(-1, 2)
-        horizon = self._inverse_distribution(self._horizon_grid(s), u[:, :1])
-        ret = self._inverse_distribution(self._return_grid(s, horizon), u[:, 1:])
-        commands = self.command_standardizer.inverse(torch.cat([horizon, ret], dim=1))
-        log_prob = self.log_prob(state.repeat_interleave(n_samples, dim=0), commands)
-        return commands.view(len(state), n_samples, 2), log_prob.view(len(state), n_samples)
+            rows, n_samples, 2, generator=generator, device=state.device, dtype=state.dtype
+        ).expand(batch, -1, -1)
+        s = self.state_standardizer(state)
+        horizon_grid = self._horizon_grid(s)
+        horizon = inverse_distribution(self.levels, horizon_grid, u[..., 0])
+        return_grid = self._return_grid(s, horizon, horizon_grid)
+        ret = inverse_distribution(self.levels, return_grid, u[..., 1].reshape(-1, 1))
+        log_prob = log_density(self.levels, horizon_grid, horizon)
+        log_prob = log_prob + log_density(self.levels, return_grid, ret).view(batch, n_samples)
+        g = torch.stack([horizon, ret.view(batch, n_samples)], dim=2)
+        return (
+            self.command_standardizer.inverse(g),
+            log_prob - self.command_standardizer.log_abs_det(),
+        )
 
     @torch.no_grad()
     def log_achievabilities(self, state: Tensor, commands: Tensor) -> Tensor:
@@ -134,17 +163,16 @@ class QuantileShield(BaseShield):
         cells = torch.arange(_CELLS, device=state.device, dtype=state.dtype)
         s = self.state_standardizer(state)
         horizon_grid = self._horizon_grid(s)
-        middles = (cells + 0.5).expand(len(s), -1).reshape(-1, 1) / _CELLS
-        rows = horizon_grid.repeat_interleave(_CELLS, dim=0)
-        horizon = self._inverse_distribution(rows, middles)
-        return_grid = self._return_grid(s.repeat_interleave(_CELLS, dim=0), horizon)
+        middles = ((cells + 0.5) / _CELLS).expand(len(s), -1)
+        horizon = inverse_distribution(self.levels, horizon_grid, middles)
+        return_grid = self._return_grid(s, horizon, horizon_grid)
         latest = commands + commands.new_tensor([self.horizon_noise / 2, 0.0])
         g = self.command_standardizer(latest)
-        below = self._log_distribution(horizon_grid, g[..., 0]).exp().unsqueeze(2)  # [batch, m, 1]
+        below = log_distribution(self.levels, horizon_grid, g[..., 0]).exp().unsqueeze(2)
         log_mass = ((below * _CELLS - cells).clamp(0.0, 1.0) / _CELLS).log()  # [batch, m, cells]
         asked = g[..., 1].repeat_interleave(_CELLS, dim=0)
         # at least R is at most -R of what is mirrored
-        log_chance = self._log_distribution(-return_grid.flip(1), -asked)
+        log_chance = log_distribution(self.levels, -return_grid.flip(1), -asked)
         log_chance = log_chance.view(len(s), _CELLS, -1).transpose(1, 2)
         return (log_mass + log_chance).logsumexp(dim=2)
 
@@ -162,64 +190,43 @@ class QuantileShield(BaseShield):
         s = self.state_standardizer(state)
         tau, half = torch.full_like(s[:, :1], self.tau), torch.full_like(s[:, :1], 0.5)
         grid = self._horizon_grid(s)
-        median = self._inverse_distribution(grid, half)
-        ret = self._inverse_distribution(self._return_grid(s, median), tau)
-        horizon = self._inverse_distribution(grid, tau)
+        median = inverse_distribution(self.levels, grid, half)
+        ret = inverse_distribution(self.levels, self._return_grid(s, median, grid), tau)
+        horizon = inverse_distribution(self.levels, grid, tau)
         return self.command_standardizer.inverse(torch.cat([horizon, ret], dim=1))
 
-    def _standardize(self, state: Tensor, command: Tensor) -> tuple[Tensor, Tensor]:
-        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
-        return self.state_standardizer(state), self.command_standardizer(command)
-
     def _horizon_grid(self, s: Tensor) -> Tensor:
-        return _monotone(self.horizon_network(s))
+        """Quantiles of H [batch, K] at states [batch, state_dim], all standardized."""
+        return rising(self.horizon_network(s))
 
-    def _return_grid(self, s: Tensor, horizon: Tensor) -> Tensor:
-        return _monotone(self.return_network(torch.cat([s, horizon], dim=1)))
+    def _return_grid(self, s: Tensor, horizon: Tensor, horizon_grid: Tensor) -> Tensor:
+        """Quantiles of R [batch * m, K] given horizons [batch, m], all standardized.
+
+        The network reads the horizon twice: as it is, and where it lies among the horizons of its
+        state. A few steps more or less are nothing at a start and much just before the end.
+        """
+        k, m = self.n_quantiles, horizon.shape[1]
+        quartiles = horizon_grid.detach()[:, k // 4 : 3 * k // 4 + 1]
+        median = quartiles[:, k // 2 - k // 4, None]
+        spread = quartiles[:, -1:] - quartiles[:, :1]
+        relative = torch.asinh(_RELATIVE * (horizon - median) / spread)  # far out: bounded slopes
+        rows = s if m == 1 else s.repeat_interleave(m, dim=0)
+        given = [rows, horizon.reshape(-1, 1), relative.view(-1, 1)]
+        return rising(self.return_network(torch.cat(given, dim=1)))
+
+    def _grids(self, s: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """All H's, then all R's: quantiles [2 * batch * m, K] and values [2 * batch * m, 1].
+
+        In one piece, because at one state an operation costs the same for two rows as for one.
+        """
+        m = g.shape[1]
+        horizon_grid = self._horizon_grid(s)
+        return_grid = self._return_grid(s, g[..., 0], horizon_grid)
+        rows = horizon_grid if m == 1 else horizon_grid.repeat_interleave(m, dim=0)
+        return torch.cat([rows, return_grid]), g.permute(2, 0, 1).reshape(-1, 1)
 
     def _pinball(self, grid: Tensor, y: Tensor) -> Tensor:
+        """Mean over the levels, in units of the grid's width, [rows, 1]."""
         error = y - grid
-        return torch.maximum(self.levels * error, (self.levels - 1) * error).mean()
-
-    def _log_density(self, grid: Tensor, y: Tensor) -> Tensor:
-        """Log-density [batch, 1] at y [batch, 1] of the distribution with quantiles [batch, K]."""
-        gaps = grid.diff(dim=1)
-        inside = (torch.searchsorted(grid.contiguous(), y.contiguous()) - 1).clamp(
-            0, self.n_quantiles - 2
-        )
-        between = -math.log(self.n_quantiles) - gaps.gather(1, inside).log()
-        outside = (grid[:, :1] - y).clamp(min=0) + (y - grid[:, -1:]).clamp(min=0)
-        scale = _TAIL_SCALE * (grid[:, -1:] - grid[:, :1])
-        tail = -math.log(2 * self.n_quantiles) - scale.log() - outside / scale
-        # NaN is neither outside nor inside, and must not be read as inside
-        return torch.where(outside <= 0, between, tail)
-
-    def _log_distribution(self, grid: Tensor, y: Tensor) -> Tensor:
-        """log P(Y <= y), float64 [batch, m] at y [batch, m], of quantiles [batch, K]."""
-        grid, y, k = grid.double(), y.double(), self.n_quantiles
-        index = (torch.searchsorted(grid.contiguous(), y.contiguous()) - 1).clamp(0, k - 2)
-        start, end = grid.gather(1, index), grid.gather(1, index + 1)
-        between = ((index + 0.5 + (y - start) / (end - start)) / k).log()
-        scale = _TAIL_SCALE * (grid[:, -1:] - grid[:, :1])
-        below = -math.log(2 * k) - (grid[:, :1] - y) / scale
-        above = torch.log1p(-torch.exp(-(y - grid[:, -1:]) / scale) / (2 * k))
-        inside = torch.where(y > grid[:, -1:], above, between)
-        return torch.where(y < grid[:, :1], below, inside)
-
-    def _inverse_distribution(self, grid: Tensor, u: Tensor) -> Tensor:
-        """Quantiles [batch, 1] at levels u [batch, 1]."""
-        k = self.n_quantiles
-        position = u * k - 0.5  # in units of levels: 0 is the first quantile
-        index = position.floor().long().clamp(0, k - 2)
-        gap = grid.diff(dim=1).gather(1, index)
-        between = grid.gather(1, index) + (position - index).clamp(0, 1) * gap
-        scale = _TAIL_SCALE * (grid[:, -1:] - grid[:, :1])
-        low = torch.log((2 * k * u).clamp(1e-12, 1.0))
-        high = torch.log((2 * k * (1 - u)).clamp(1e-12, 1.0))
-        return between + scale * (low - high)
-
-
-def _monotone(raw: Tensor) -> Tensor:
-    """Turns unconstrained rows [batch, K] into increasing ones."""
-    gaps = functional.softplus(raw[:, 1:] - 3.0) + _LEAST_GAP  # -3: start out about one unit wide
-    return torch.cat([raw[:, :1], raw[:, :1] + gaps.cumsum(dim=1)], dim=1)
+        loss = torch.maximum(self.levels * error, (self.levels - 1) * error)
+        return loss.mean(dim=1, keepdim=True) / (grid[:, -1:] - grid[:, :1]).detach()
