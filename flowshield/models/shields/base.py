@@ -139,6 +139,10 @@ class BaseShield(CommandModel):
 
     def _guarded(self, state: Tensor, commands: Tensor, values: Tensor) -> Tensor:
         """Scores [batch, m], -inf where they cannot be computed or the bound excludes them."""
+        # the usual case by one number: a sum is finite only where everything in it is
+        total = values.sum() + commands.sum() + state.sum()
+        if self.return_bound is None and math.isfinite(total.item()):
+            return values
         finite = commands.isfinite().all(dim=2) & state.isfinite().all(dim=1, keepdim=True)
         computed = finite & (values < torch.inf)  # NaN is not below anything; -inf is a density
         self.n_uncomputed += int((~computed).sum())
@@ -245,6 +249,8 @@ class BaseShield(CommandModel):
         calibration = self._calibration()
         if alpha is not None:
             calibration = calibration.at(alpha)
+        if len(calibration.thresholds) == 1:
+            return self.limits(state, calibration.thresholds[0])
         return calibration.limits(self.state_standardizer(state))
 
     def goals(self, state: Tensor) -> Tensor:
@@ -270,7 +276,6 @@ class BaseShield(CommandModel):
             NotCalibratedError: No threshold was given and the shield was never calibrated.
             ShapeError: A shape is wrong.
         """
-        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
         # not `score < limit`: a threshold of NaN must not pass everything
         return ~(self.score(state, command) >= self.limits(state, threshold))
 
