@@ -2,6 +2,7 @@
 
 __all__ = ["collection", "config_for", "fresh", "measure", "parts_of"]
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from protocol.store import Key
 _SEEDS = {"": 0, "fresh": 1}  # of the collections, so that no episode is in both
 
 
-def config_for(context: Context, dataset: str, seed: int) -> DictConfig:
-    """The package's run config for a dataset and a training seed."""
+def config_for(
+    context: Context, dataset: str, seed: int, further: Sequence[str] = ()
+) -> DictConfig:
+    """The package's run config for a dataset and a training seed, with further overrides."""
     known = context.settings.known_overrides if dataset in KNOWN else ()
     shares = [f"data.split.{name}={share}" for name, share in SPLIT.items()]
     logs = context.folder / "logs" / dataset / str(seed)
@@ -33,6 +36,7 @@ def config_for(context: Context, dataset: str, seed: int) -> DictConfig:
             *shares,
             *context.settings.overrides,
             *known,
+            *further,
         ],
     )
 
