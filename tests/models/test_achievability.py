@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from flowshield.errors import DataError, NotCalibratedError, ShapeError
 from flowshield.models import (
@@ -191,6 +192,114 @@ def test_the_achievability_frontier_rises_with_the_horizon_and_is_exact(name):
         commands = torch.stack([steps, frontier.returns + offset], dim=2)
         reached = shield.scores(state, commands, "achievability") >= math.log(0.1)
         assert bool((reached[some] == supported).all())
+
+
+def two_hills(far=0.01):
+    """H ~ N(100, 10^2); R ~ N(0, 20^2), or, with probability `far`, N(1000, 20^2)."""
+    shield = MixtureShield(1, hidden_dim=4, n_layers=1, n_components=2).eval()
+    std = torch.tensor([10.0, 20.0])
+    shield.command_standardizer.std.copy_(std)
+    raw = (1 - torch.tensor([0.25, 1.0]) / std).expm1().log()  # the inverse of softplus
+    logits = [math.log(far), math.log(1 - far)] if far else [-1e8, 0.0]
+    with torch.no_grad():
+        shield.network.last.weight.zero_()
+        shield.network.last.bias.copy_(
+            torch.tensor([*logits, 10.0, 10.0, 50.0, 0.0, raw[0], raw[0], raw[1], raw[1], 0.0, 0.0])
+        )
+    return shield
+
+
+@pytest.mark.parametrize("far", [0.001, 0.01, 0.3])
+def test_an_achievability_frontier_misses_no_small_share(far):
+    shield, level = two_hills(far), far / 2
+    frontier = shield.achievable(
+        torch.zeros(1, 1), [400.0], level=level, score_type="achievability", tolerance=0.01
+    )
+    # half of the far hill lies above its top
+    assert float(frontier.returns) == pytest.approx(1000.0, abs=0.05)
+
+
+@pytest.mark.parametrize("level", [1e-12, 0.005, 0.5, 0.999, 1 - 1e-6])
+def test_an_achievability_frontier_is_the_quantile_however_rare(level):
+    frontier = two_hills(far=0.0).achievable(
+        torch.zeros(1, 1), [400.0], level=level, score_type="achievability", tolerance=0.01
+    )
+    assert float(frontier.returns) == pytest.approx(20 * norm.isf(level), abs=0.05)
+
+
+def test_an_achievability_frontier_goes_far_beyond_the_samples():
+    class Exact(NormalShield):
+        def log_achievabilities(self, state, commands):
+            return torch.special.log_ndtr((state - commands[..., 1]) / self.std_r)
+
+    frontier = Exact(1).achievable(
+        torch.zeros(1, 1), [400.0], level=1e-300, score_type="achievability", tolerance=0.01
+    )
+    assert float(frontier.returns) == pytest.approx(20 * norm.isf(1e-300), abs=0.05)
+
+
+def test_where_the_horizon_is_just_likely_enough_the_frontier_is_low_and_else_there_is_none():
+    shield, state = two_hills(far=0.0), torch.zeros(1, 1)
+    late = norm.cdf(0.05)  # of H = 100, which ends at 100.5
+    some, none = (
+        shield.achievable(
+            state, [100.0], level=late * share, score_type="achievability", tolerance=0.01
+        )
+        for share in (1 - 1e-3, 1 + 1e-3)
+    )
+    assert float(some.returns) == pytest.approx(20 * norm.isf(1 - 1e-3), abs=0.2)
+    assert float(none.returns) == -math.inf
+
+
+def test_a_density_frontier_misses_nothing_that_the_samples_show():
+    shield, state = two_hills(), torch.zeros(1, 1)
+    top = math.log(0.01 / (2 * math.pi * 200))
+    frontier = shield.achievable(state, [100.0], level=-13.0, tolerance=0.01)
+    assert float(frontier.returns) == pytest.approx(1000 + 20 * math.sqrt(2 * (top + 13)), abs=0.05)
+    horizons = torch.linspace(70, 130, 9)
+    frontier = shield.achievable(state, horizons, level=-16.0, tolerance=0.01)
+    returns = shield.common_samples(state, 256)[0][..., 1]
+    commands = torch.cartesian_prod(horizons, returns[0])
+    supported = (shield.scores(state, commands.unsqueeze(0)) >= -16.0).view(9, -1)
+    highest = torch.where(supported, returns, -math.inf).amax(dim=1)
+    assert bool((frontier.returns[0] >= highest).all()) and bool(highest.isfinite().any())
+
+
+@pytest.mark.parametrize("level", [-1e3, -1e6])
+def test_a_density_frontier_goes_as_far_as_the_support(level):
+    shield = two_hills(far=0.0)
+    frontier = shield.achievable(torch.zeros(1, 1), [100.0], level=level, tolerance=0.01)
+    expected = 20 * math.sqrt(2 * (-math.log(2 * math.pi * 200) - level))
+    assert float(frontier.returns) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_density_frontier_below_all_samples_is_found():
+    # at H = 400 a slope of -10 a step has taken the returns far below
+    shield = two_hills(far=0.0)
+    with torch.no_grad():
+        shield.network.last.bias[-2:] = -5.0  # standardized R for each deviation of H
+    top = float(shield.score(torch.zeros(1, 1), torch.tensor([[400.0, -3000.0]])))
+    frontier = shield.achievable(torch.zeros(1, 1), [400.0], level=top - 1000, tolerance=0.01)
+    expected = -3000 + 20 * math.sqrt(2 * 1000)
+    assert float(frontier.returns) == pytest.approx(expected, abs=0.05)
+    assert float(shield.common_samples(torch.zeros(1, 1), 256)[0][..., 1].amin()) > expected + 1000
+
+
+def test_a_frontier_without_end_is_infinite():
+    class Flat(NormalShield):
+        def log_prob(self, state, command, n_steps=None):
+            return torch.zeros(len(command))
+
+    frontier = Flat(1).achievable(torch.zeros(2, 1), [9.0], level=-1.0)
+    assert frontier.returns.tolist() == [[math.inf], [math.inf]]
+
+
+def test_a_frontier_is_the_same_in_parts(monkeypatch):
+    shield, state = random_shield("mixture"), torch.randn(5, 3)
+    whole = shield.achievable(state, level=-12.0)
+    monkeypatch.setattr("flowshield.models.shields.frontier._MOST_COMMANDS", 1)
+    parts = shield.achievable(state, level=-12.0)
+    torch.testing.assert_close(whole.returns, parts.returns, rtol=0, atol=0.1)
 
 
 def test_the_frontier_respects_the_bound_and_the_calibration():

@@ -30,7 +30,7 @@ from flowshield.models.shields.projection import Projection, ProjectionSettings,
 SCORES = ("density", "achievability")
 
 _BATCH = 2048
-_FRONTIER_SAMPLES = 64
+_FRONTIER_SAMPLES = 256
 _FRONTIER_HORIZONS = 32
 
 
@@ -307,22 +307,18 @@ class BaseShield(CommandModel):
         check_batch(state=(state, self.state_dim))
         check_finite(state=state)
         score_type = score_type or self.score_type
-        limits = self._levels(state, level, score_type).unsqueeze(1)
+        limits = self._levels(state, level, score_type)
         samples, _ = self.common_samples(state, _FRONTIER_SAMPLES)
-        lowest, highest = samples[..., 1].amin(dim=1), samples[..., 1].amax(dim=1)
-        air = (highest - lowest).clamp(min=1.0)
         if horizons is None:
-            longest = max(2.0, math.ceil(float(samples[..., 0].amax())) if len(samples) else 2.0)
-            horizons = torch.from_numpy(
-                np.unique(np.linspace(1.0, longest, _FRONTIER_HORIZONS).round())
-            )
-        steps = torch.as_tensor(horizons, dtype=state.dtype, device=state.device)
+            horizons = _frontier_horizons(samples[..., 0])
         return highest_supported(
-            lambda commands: self.scores(state, commands, score_type) >= limits,
-            steps,
-            lowest - air,
-            highest + air,
+            lambda rows, commands: self.scores(rows, commands, score_type),
+            state,
+            limits,
+            torch.as_tensor(horizons, dtype=state.dtype, device=state.device),
+            samples[..., 1],
             tolerance,
+            falling=score_type == "achievability",
         )
 
     def _levels(self, state: Tensor, level: float | None, score_type: str) -> Tensor:
@@ -441,3 +437,10 @@ class BaseShield(CommandModel):
                 "each: limits(state) gives those of some states"
             )
         return calibration.thresholds[0]
+
+
+def _frontier_horizons(sampled: Tensor) -> Tensor:
+    """Whole horizons from 1 to the longest sampled."""
+    finite = sampled[sampled.isfinite()]
+    longest = max(2.0, math.ceil(float(finite.amax())) if len(finite) else 2.0)
+    return torch.from_numpy(np.unique(np.linspace(1.0, longest, _FRONTIER_HORIZONS).round()))

@@ -3,24 +3,34 @@
 __all__ = ["Frontier", "highest_supported"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_GRID = 48  # returns that are looked at before the search narrows
+_EVENLY = 48  # returns over three ranges of the samples', where the score is a density
+_LOWER = 6  # how often the distance below the samples is doubled: 64 ranges of theirs
+_HIGHER = 20  # the same above: a million ranges
+_MOST_COMMANDS = 2**16  # scored at a time
 
 
 class Frontier(NamedTuple):
     """The highest supported returns from some states.
 
+    For the achievability, which falls in the return, the returns are what they say. A density may
+    rise again: then a higher island of support is missed where it lies between two of the returns
+    that the search began with. Those are the returns of 256 of the shield's own samples, so that
+    none of these that is supported at the horizon lies higher, and 48 between and about them. What
+    the samples do not show (about 1% of the probability or less) and falls between is missed.
+
     Attributes:
         horizons: [m], steps.
-        returns: [batch, m], raw; -inf where no return is supported at that horizon.
-        tolerance: The true highest return lies less than this above, raw reward; for the density,
-            which need not be monotone, given that no island of support hides between two of the
-            returns that the search began with.
+        returns: [batch, m], raw; -inf where no return is supported at that horizon (none down to
+            64 ranges of the samples' returns below them), inf where every return is (up to a
+            million ranges above them).
+        tolerance: The true highest return lies less than this above, raw reward (or a few roundings
+            of float32, if that is more); for a density but for the islands described above.
     """
 
     horizons: Tensor
@@ -29,38 +39,92 @@ class Frontier(NamedTuple):
 
 
 def highest_supported(
-    supported: Callable[[Tensor], Tensor],
+    scores: Callable[[Tensor, Tensor], Tensor],
+    state: Tensor,
+    limits: Tensor,
     horizons: Tensor,
-    low: Tensor,
-    high: Tensor,
+    samples: Tensor,
     tolerance: float,
+    *,
+    falling: bool,
 ) -> Frontier:
     """Searches a grid of returns for the highest supported one, then bisects above it.
 
     Args:
-        supported: Tells of commands [batch, k, 2] whether they are supported, bool [batch, k].
+        scores: Those [rows, k] of commands [rows, k, 2] at states [rows, state_dim].
+        state: [batch, state_dim].
+        limits: Least score that is supported, [batch].
         horizons: [m].
-        low: Lowest return to look at, [batch].
-        high: Highest, [batch].
+        samples: Returns of the shield's own samples, [batch, n].
         tolerance: When to stop, raw reward.
+        falling: Whether the score falls in the return, as the achievability does: then a few
+            returns suffice for a start.
     """
-    batch, m = len(low), len(horizons)
-    fractions = torch.linspace(0, 1, _GRID, device=low.device, dtype=low.dtype)
-    grid = low.unsqueeze(1) + (high - low).unsqueeze(1) * fractions
-    passed = supported(_commands(horizons, grid.unsqueeze(1).expand(-1, m, -1)))
-    passed = passed.view(batch, m, _GRID)
-    none = ~passed.any(dim=2)
-    index = torch.arange(_GRID, device=low.device)
-    top = torch.where(passed, index, -1).amax(dim=2)
+    span = (samples.amax(dim=1) - samples.amin(dim=1)).clamp(min=1.0).unsqueeze(1)
+    grid = _starting_returns(samples, span, falling)
+
+    def search(rows: slice) -> Tensor:
+        def supported(returns: Tensor) -> Tensor:
+            passed = scores(state[rows], _commands(horizons, returns)) >= limits[rows].unsqueeze(1)
+            return passed.view(returns.shape)
+
+        return _search(supported, grid[rows], span[rows], len(horizons), tolerance)
+
+    parts = [search(rows) for rows in _parts(len(state), max(1, len(horizons)) * grid.shape[1])]
+    returns = torch.cat(parts) if parts else state.new_empty(0, len(horizons))
+    return Frontier(horizons, returns, tolerance)
+
+
+def _starting_returns(samples: Tensor, span: Tensor, falling: bool) -> Tensor:
+    """Rising returns [batch, k] from far below the samples' to one span above them."""
+    low, high = samples.amin(dim=1, keepdim=True), samples.amax(dim=1, keepdim=True)
+    doubling = 2.0 ** torch.arange(_LOWER, -1, -1, device=samples.device, dtype=samples.dtype)
+    evenly = torch.linspace(0, 1, _EVENLY, device=samples.device, dtype=samples.dtype)
+    between = [low, high]
+    if not falling:
+        between = [samples, low - span + (high - low + 2 * span) * evenly]
+    grid = torch.cat([low - span * doubling, *between, high + span], dim=1)
+    return grid.sort(dim=1).values
+
+
+def _search(
+    supported: Callable[[Tensor], Tensor], grid: Tensor, span: Tensor, m: int, tolerance: float
+) -> Tensor:
+    """The highest supported returns [rows, m], from what is supported of [rows, m, k] returns."""
+    rows, k = grid.shape
+    passed = supported(grid.unsqueeze(1).expand(rows, m, k))
+    top = torch.where(passed, torch.arange(k, device=grid.device), -1).amax(dim=2)
     inside = grid.gather(1, top.clamp(min=0))
-    outside = grid.gather(1, (top + 1).clamp(max=_GRID - 1))
-    widest = float((outside - inside).max()) if batch * m else 0.0
-    for _ in range(max(0, math.ceil(math.log2(max(widest, tolerance) / tolerance)))):
+    outside = grid.gather(1, (top + 1).clamp(max=k - 1))
+    none, open_above = top < 0, top == k - 1
+    for doubling in range(_HIGHER):
+        if not bool(open_above.any()):
+            break
+        higher = inside + span * 2.0**doubling
+        passes = open_above & supported(higher.unsqueeze(2)).squeeze(2)
+        outside = torch.where(open_above & ~passes, higher, outside)
+        inside = torch.where(passes, higher, inside)
+        open_above = passes
+    known = ~(none | open_above)
+    for _ in range(_halvings((outside - inside)[known], tolerance)):
         middle = (inside + outside) / 2
-        passed = supported(_commands(horizons, middle.unsqueeze(2))).view(batch, m)
-        inside = torch.where(passed, middle, inside)
-        outside = torch.where(passed, outside, middle)
-    return Frontier(horizons, torch.where(none, -torch.inf, inside), tolerance)
+        passes = supported(middle.unsqueeze(2)).squeeze(2)
+        inside = torch.where(passes, middle, inside)
+        outside = torch.where(passes, outside, middle)
+    found = torch.where(open_above, torch.inf, inside)
+    return torch.where(none, -torch.inf, found)
+
+
+def _halvings(gaps: Tensor, tolerance: float) -> int:
+    """How often the widest of some gaps must be halved to be within the tolerance."""
+    widest = float(gaps.max()) if len(gaps) else 0.0
+    return max(0, math.ceil(math.log2(max(widest, tolerance) / tolerance)))
+
+
+def _parts(n: int, commands: int) -> Iterator[slice]:
+    """Slices of n states with so many commands each."""
+    rows = max(1, _MOST_COMMANDS // commands)
+    return (slice(i, i + rows) for i in range(0, n, rows))
 
 
 def _commands(horizons: Tensor, returns: Tensor) -> Tensor:
