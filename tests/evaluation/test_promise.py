@@ -51,6 +51,22 @@ def flagged_steps(shield, data):
     return shield.is_ood(states, commands).numpy()
 
 
+def test_levels_without_a_threshold_are_left_out():
+    class Blind(CentreShield):
+        def log_prob(self, state, command, n_steps=None):
+            likely = super().log_prob(state, command)
+            return torch.where(likely < -8.0, -torch.inf, likely)
+
+    shield, data = Blind(2), walks(300, seed=1)
+    shield.calibrate(walks(1999, seed=0), alpha=0.5)
+    blind = (shield.calibration.scores[0] == -torch.inf).double().mean()
+    assert 0.02 < blind < 0.5  # some levels of the report have no finite threshold
+    record = shield_record(shield, data, [], n_states=20, margin=20.0, seed=0)
+    told = [level["alpha"] for level in record["false_alarms_by_level"]]
+    assert told == [a for a in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if a > blind]
+    assert record["detection"]["calibration_error"] < 0.1
+
+
 def test_alarms_of_the_unit_episode_are_episodes_flagged_anywhere():
     shield, data = calibrated("episode"), walks(500, seed=1)
     (alarms,) = promised_alarms(promised_scores(shield, data, 0), shield.calibration)

@@ -162,6 +162,20 @@ def test_too_few_episodes_in_a_group_say_how_many_are_needed():
     assert shield.calibration.alpha == 0.05
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2, 5])
+def test_a_rate_suffices_exactly_where_it_has_a_threshold(lost):
+    scores = torch.linspace(0, 1, 100)
+    scores[:lost] = -math.inf  # a density that is 0 there, or what could not be computed
+    groups = StateGroups(torch.zeros(1, 1))
+    calibration = Calibration.of_scores([scores], 0.1, unit="step", score="density", groups=groups)
+    for alpha in (0.001, 0.009, 0.01, 0.02, 0.03, 0.05, 0.06, 0.2):
+        if calibration.suffices(alpha):
+            assert math.isfinite(calibration.at(alpha).thresholds[0])
+        else:
+            with pytest.raises(DataError):
+                calibration.at(alpha)
+
+
 def test_the_worst_step_of_each_episode_is_the_episodes_score():
     class Two:
         states = np.zeros((5, 1))

@@ -137,8 +137,15 @@ class Calibration:
         )
 
     def suffices(self, alpha: float) -> bool:
-        """Whether there are scores enough, in every group, to promise this rate."""
-        return min(self.n) >= episodes_needed(alpha)
+        """Whether this rate can be promised in every group: whether `at` gives thresholds.
+
+        It takes scores enough, and that no more than a share alpha of them is -inf.
+        """
+        ranks = (_rank(n, alpha) for n in self.n)
+        return all(
+            k >= 1 and float(scores[k - 1]) > -math.inf
+            for k, scores in zip(ranks, self.scores, strict=True)
+        )
 
     def limits(self, states: Tensor) -> Tensor:
         """The threshold of each standardized state [batch, state_dim]'s group, float64 [batch]."""
