@@ -3,7 +3,7 @@
 __all__ = ["KnownAnswer"]
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,9 +35,14 @@ class KnownAnswer(ABC):
         return_noise: Standard deviation of the noise on returns, raw reward, as in the shield's
             settings.
 
+    Attributes:
+        horizon_noise: Width of the uniform noise on horizons, steps: 1, always.
+
     Raises:
         DataError: `return_noise` is not above 0: without noise there may be no density.
     """
+
+    horizon_noise: ClassVar[float] = 1.0
 
     def __init__(self, state_dim: int, max_horizon: int, return_noise: float = 1.0) -> None:
         if not return_noise > 0.0:
@@ -80,7 +85,7 @@ class KnownAnswer(ABC):
         """Adds the noise of the density to commands [n, 2]."""
         values = _as_rows(commands, 2, "commands")
         noise = [
-            rng.random(len(values)) - 0.5,
+            self.horizon_noise * (rng.random(len(values)) - 0.5),
             self.return_noise * rng.standard_normal(len(values)),
         ]
         dequantized: NDArray[np.float64] = values + np.stack(noise, axis=1)

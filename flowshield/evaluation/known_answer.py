@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flowshield.data import TrajectoryDataset
 from flowshield.envs import GridworldAnswer, KnownAnswer, make_env
-from flowshield.errors import DataError
+from flowshield.errors import ConfigError, DataError
 from flowshield.evaluation.metrics import auc_roc
 from flowshield.evaluation.shield import shield_scores
 from flowshield.models import BaseShield
@@ -54,9 +54,11 @@ def evaluate_known_answer(
           where the answer has no frontier or no such horizon.
 
     Raises:
+        ConfigError: The shield's noise is not the answer's: their densities are not comparable.
         DataError: The environment has no known answer, or other behaviours are in the data.
     """
     answer = _answer_of(dataset) if answer is None else answer
+    _check_noise(shield, answer)
     _check_behaviours(dataset)
     rng = np.random.default_rng(seed)
     steps = rng.choice(len(dataset), size=min(n_states, len(dataset)), replace=False)
@@ -187,6 +189,17 @@ def _answer_of(dataset: TrajectoryDataset) -> KnownAnswer:
             "gridworld, or give an answer of your own"
         )
     return env.known_answer
+
+
+def _check_noise(shield: BaseShield, answer: KnownAnswer) -> None:
+    for name in ("horizon_noise", "return_noise"):
+        ours, theirs = float(getattr(shield, name)), float(getattr(answer, name))
+        if ours != theirs:
+            raise ConfigError(
+                f"the shield models commands with {name}={ours:g} and the known answer with "
+                f"{name}={theirs:g}: their densities differ by that alone; train the shield with "
+                f"{name}={theirs:g}, or give an answer with {name}={ours:g} where it takes one"
+            )
 
 
 def _check_behaviours(dataset: TrajectoryDataset) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from flowshield.data import DataCollector
 from flowshield.envs import make_env
-from flowshield.errors import DataError
+from flowshield.errors import ConfigError, DataError
 from flowshield.evaluation import contrast_commands, evaluate_known_answer
 from flowshield.models import BaseShield
 
@@ -14,8 +14,8 @@ from flowshield.models import BaseShield
 class ExactShield(BaseShield):
     """Says what the answer says, off by a constant number of nats; samples from it too."""
 
-    def __init__(self, answer, off=0.0):
-        super().__init__(2)
+    def __init__(self, answer, off=0.0, **noise):
+        super().__init__(2, **noise)
         self.answer, self.off = answer, off
 
     def compute_loss(self, state, command):
@@ -105,6 +105,15 @@ def test_a_frontier_that_is_never_found_is_an_error_as_large_as_the_world():
 
     result = evaluate_known_answer(Pessimist(env.known_answer), dataset, n_states=50)
     assert 4.0 < result["frontier_error"] < result["frontier_error_worst"] < math.inf
+
+
+@pytest.mark.parametrize("noise", [{"return_noise": 0.5}, {"horizon_noise": 2.0}])
+def test_a_density_under_other_noise_is_refused(world, noise):
+    answer, dataset = world
+    ((name, value),) = noise.items()
+    words = f"shield models commands with {name}={value:g} and the known answer with {name}=1"
+    with pytest.raises(ConfigError, match=words):
+        evaluate_known_answer(ExactShield(answer, **noise), dataset)
 
 
 def test_contrast_commands_are_of_three_kinds_and_repeatable():
