@@ -2,11 +2,14 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from flowshield.errors import ConfigError
 from flowshield.models import DiffusionShield
 from flowshield.models.shields.continuous import on_circle
 from flowshield.models.shields.diffusion import _split, cumulative_signal
+from flowshield.models.shields.field import StateContext
+from flowshield.models.shields.gaussianization import degaussianize
 
 SCHEDULES = ("linear", "cosine", "quadratic")
 
@@ -51,6 +54,33 @@ def test_fewer_steps_are_the_same_schedule_coarser(schedule):
     fine, coarse = cumulative_signal(schedule, 1000), cumulative_signal(schedule, 100)
     middle = (fine[9::10] > 0.02) & (fine[9::10] < 0.98)
     torch.testing.assert_close(coarse[middle], fine[9::10][middle], rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize(("n_timesteps", "n_steps"), [(1000, 50), (10, 10), (10, 3), (10, 1)])
+def test_no_noise_is_left_in_a_sample(n_timesteps, n_steps):
+    clean = torch.tensor([0.5, -1.5])
+
+    class Point(nn.Module):
+        """What a perfect network would say where every command is the same."""
+
+        def encode(self, s):
+            gaussian = torch.zeros(len(s), 6)  # one component, scales softplus(0) + least
+            return StateContext(torch.zeros(len(s), 1), gaussian)
+
+        def time_bias(self, angle):
+            return angle.view(-1, 1)
+
+        def forward(self, y, angle):
+            noise = (y - angle.sin() * clean) / angle.cos()
+            return angle.cos() * clean - angle.sin() * noise
+
+    shield = DiffusionShield(2, hidden_dim=4, field_dim=4, n_layers=1, n_timesteps=n_timesteps)
+    shield.field = Point()
+    torch.manual_seed(0)
+    samples = shield.sample(torch.zeros(1, 2), 200, n_steps=n_steps)
+    mixture = shield._components(shield.field.encode(torch.zeros(1, 2)))
+    expected = degaussianize(mixture, clean.view(1, 1, 2))
+    torch.testing.assert_close(samples, expected.expand(1, 200, 2), rtol=0, atol=1e-3)
 
 
 def test_an_unknown_schedule_lists_the_near_ones():

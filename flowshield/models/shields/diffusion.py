@@ -2,6 +2,7 @@
 
 __all__ = ["DiffusionShield", "cumulative_signal"]
 
+import itertools
 import math
 from typing import Any, ClassVar
 
@@ -85,7 +86,9 @@ class DiffusionShield(ContinuousShield):
         self.register_buffer("angles", torch.asin(signal.sqrt()).float())
 
     def denoise(self, noisy: Tensor, timestep: Tensor, state: Tensor) -> Tensor:
-        """E[clean command | noisy command, s], in the coordinates of the diffusion (whitened).
+        """E[clean command | noisy command, s], in the coordinates of the diffusion.
+
+        Those in which the fitted mixture is standard normal, see `ContinuousShield`.
 
         Args:
             noisy: [batch, 2].
@@ -105,6 +108,8 @@ class DiffusionShield(ContinuousShield):
     def sample(self, state: Tensor, n_samples: int = 1, n_steps: int | None = None) -> Tensor:
         """Draws commands by deterministic DDIM steps (Song et al. 2020, arXiv 2010.02502, eq. 12).
 
+        The last step goes to alpha-bar = 1, beyond the schedule, whose first step still is noisy.
+
         Args:
             state: [batch, state_dim], raw.
             n_samples: Commands a state.
@@ -119,9 +124,10 @@ class DiffusionShield(ContinuousShield):
         steps = min(self.ddim_steps if n_steps is None else n_steps, self.n_timesteps)
         if steps < 1:  # the noise itself would come back as if it were samples
             raise ConfigError(f"n_steps: expected >= 1 DDIM steps, got {steps}")
-        chosen = torch.linspace(self.n_timesteps - 1, 0, steps + 1, device=state.device).long()
+        chosen = torch.linspace(self.n_timesteps - 1, 0, steps, device=state.device).long()
+        angles = torch.cat([self.angles[chosen], self.angles.new_tensor([math.pi / 2])])
         x = self._noise(state, n_samples, None)
-        for now, after in zip(self.angles[chosen[:-1]], self.angles[chosen[1:]], strict=True):
+        for now, after in itertools.pairwise(angles):
             clean, noise = _split(x, self.field(x, features + self.field.time_bias(now)), now)
             x = on_circle(noise, clean, after)[0]
         g = degaussianize(self._components(context), x.view(len(state), n_samples, 2))
