@@ -76,9 +76,10 @@ def _settings(options: argparse.Namespace) -> Settings:
         "peers": options.peers,
         "overrides": (*settings.overrides, *options.override) if options.override else None,
     }
-    return dataclasses.replace(
-        settings, **{key: tuple(value) for key, value in chosen.items() if value is not None}
-    )
+    lists = {key: tuple(value) for key, value in chosen.items() if value is not None}
+    if options.peer_seconds is not None:
+        settings = dataclasses.replace(settings, peer_seconds=options.peer_seconds)
+    return dataclasses.replace(settings, **lists)
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:

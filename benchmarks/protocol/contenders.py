@@ -22,10 +22,9 @@ from controls import CONTROLS, make_control
 from numpy.typing import NDArray
 
 from flowshield.data import TrajectoryDataset
-from flowshield.data.one_step import one_step_per_episode
 from flowshield.evaluation.shield import shield_scores
 from flowshield.models import BaseShield
-from flowshield.models.shields.calibration import conformal_threshold
+from flowshield.models.shields.calibration import calibration_scores, conformal_threshold
 from protocol import training
 from protocol.data import config_for, parts_of
 from protocol.schedule import Context
@@ -100,10 +99,15 @@ def _control(context: Context, dataset: str, seed: int, name: str) -> BaseShield
 def threshold(
     contender: Contender, calibration: TrajectoryDataset, alpha: float, seed: int
 ) -> float:
-    """Split-conformal threshold from one random step of each calibration episode."""
-    steps = one_step_per_episode(calibration, seed)
-    scores = contender.score(calibration.states[steps], calibration.commands[steps])
-    return conformal_threshold(torch.from_numpy(scores), alpha)
+    """The threshold that `BaseShield.calibrate` sets per step, with the same steps drawn."""
+
+    def score(steps: NDArray[np.int64]) -> torch.Tensor:
+        found = contender.score(calibration.states[steps], calibration.commands[steps])
+        return torch.from_numpy(found)
+
+    one_group = np.zeros(len(calibration), dtype=np.int64)
+    (scores,) = calibration_scores(score, one_group, calibration, "step", 1, seed)
+    return conformal_threshold(scores, alpha)
 
 
 def _of_shield(shield: BaseShield) -> Contender:

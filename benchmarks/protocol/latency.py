@@ -24,6 +24,7 @@ _BATCH = 1024
 _ROUNDS = 5  # of a batch; the median counts
 _COMPARED = 256  # rows at most whose density is compared with the adaptive solve
 _TOLERANCE = 1e-8
+_NEAR = 2.0  # nats from the threshold: errors of this size would turn verdicts
 
 
 def measure(context: Context, key: Key) -> dict[str, Any]:
@@ -44,12 +45,18 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
         "eager": _decisions(shield, states, true, hard, n),
         "compiled": None,
         "throughput": _throughput(shield, states[:_BATCH], true[:_BATCH]),
-        "density_error": _density_error(shield, states[:compared], true[:compared]),
+        **_density_errors(shield, states[:_BATCH], true[:_BATCH], impossible[:_BATCH], compared),
     }
     if context.settings.compiled and isinstance(shield, ContinuousShield):
-        shield.compile(dynamic=False)
-        found["compiled"] = _decisions(shield, states, true, hard, n)
+        found["compiled"] = _decisions(_compiled(shield), states, true, hard, n)
     return found
+
+
+def _compiled(shield: ContinuousShield) -> ContinuousShield:
+    """A copy: the shield itself is shared with whatever this process measures next."""
+    shield = copy.deepcopy(shield)
+    shield.compile(dynamic=False)
+    return shield
 
 
 def _decisions(
@@ -95,15 +102,42 @@ def _batch_rate(shield: BaseShield, states: Tensor, commands: Tensor) -> float:
     return len(states) / float(np.median(taken[1:]))
 
 
-@torch.no_grad()
-def _density_error(shield: BaseShield, states: Tensor, commands: Tensor) -> dict[str, float] | None:
-    """|log p - log p by dopri5 at 1e-8 in float64|, nats; None where there is no solver."""
+def _density_errors(
+    shield: BaseShield, states: Tensor, true: Tensor, impossible: Tensor, n: int
+) -> dict[str, Any]:
+    """What the solver costs: on true commands, where it costs least, and where verdicts hang on it.
+
+    `density_error_impossible`: on commands 20 above the provable bound. `density_error_near`: on
+    those of both kinds whose score is within 2 nats of the threshold.
+    """
     if not isinstance(shield, ContinuousShield):
-        return None
+        return {"density_error": None}
+    both = states.repeat_interleave(2, dim=0)
+    commands = torch.stack([true, impossible], dim=1).flatten(0, 1)  # in turns
+    near = (shield.score(both, commands) - shield.limits(both)).abs() <= _NEAR
+    return {
+        "density_error": _density_error(shield, states[:n], true[:n]),
+        "density_error_impossible": _density_error(shield, states[:n], impossible[:n]),
+        "density_error_near": _density_error(shield, both[near][:n], commands[near][:n]),
+    }
+
+
+@torch.no_grad()
+def _density_error(
+    shield: ContinuousShield, states: Tensor, commands: Tensor
+) -> dict[str, float] | None:
+    """log p less log p by dopri5 at 1e-8 in float64, nats; None where there is no row."""
     ours = shield.log_prob(states, commands).double()
     exact = _adaptive(copy.deepcopy(shield).double(), states.double(), commands.double())
-    error = (ours - exact).abs().numpy()
+    signed = (ours - exact).numpy()
+    signed = signed[np.isfinite(signed)]
+    if not len(signed):
+        return None
+    error = np.abs(signed)
     return {
+        "n": len(signed),
+        "uncomputed": len(ours) - len(signed),
+        "signed_mean": float(signed.mean()),
         "median": float(np.median(error)),
         "p95": float(np.quantile(error, 0.95)),
         "largest": float(error.max()),

@@ -98,7 +98,7 @@ class Settings:
 
 
 def full() -> Settings:
-    """The protocol as SHIELDS asks for it, with the package's own training settings."""
+    """All parts that `benchmarks/achievability.py` describes, with the package's own training."""
     return _completed(Settings())
 
 

@@ -92,7 +92,7 @@ class Store:
             if noted.get(key) != write_form.get(key):
                 raise ConfigError(
                     f"{self.folder} holds results with {key}={noted.get(key)!r}, asked for is "
-                    f"{write_form.get(key)!r}: choose another out="
+                    f"{write_form.get(key)!r}: choose another --out"
                 )
 
 

@@ -18,6 +18,7 @@ _N_HORIZONS = 12  # at which the frontier is compared
 # A horizon that is met little more often than the level asks for has its frontier at the very
 # lowest return, from where it leaps: there an error of any size says nothing.
 _MARGIN = 2.0
+_TOLERANCE = 0.01  # raw reward, of the dequantised law's frontier
 
 
 def evaluate_known_answer(
@@ -52,6 +53,14 @@ def evaluate_known_answer(
           to 12 horizons each, those with P(H' <= h) of at least twice the level. Where the shield
           finds nothing, its frontier counts as one step below the lowest reachable return. NaN
           where the answer has no frontier or no such horizon.
+        * frontier_within_step: share of these (state, horizon) with an error of at most one step.
+        * frontier_dequantized_error, frontier_dequantized_error_worst,
+          frontier_dequantized_within_step: the same against the exact frontier of the dequantised
+          law, P(R' + noise >= R, H' <= h) = level, which is the law that a shield learns.
+        * frontier_perfect_error, frontier_perfect_error_worst, frontier_perfect_within_step: how
+          far that frontier itself is from the exact one. No model that is perfect at what it
+          learns does better than this in the first three; where P hardly changes between two
+          returns far apart and the level lies there, the noise moves the frontier by steps.
 
     Raises:
         ConfigError: The shield's noise is not the answer's: their densities are not comparable.
@@ -122,7 +131,7 @@ def _detection(
 def _frontier_errors(
     shield: BaseShield, answer: KnownAnswer, dataset: TrajectoryDataset, level: float
 ) -> dict[str, float]:
-    errors: list[NDArray[np.float64]] = []
+    all_errors: list[NDArray[np.float64]] = []
     if isinstance(answer, GridworldAnswer):
         longest = min(float(np.quantile(dataset.commands[:, 0], 0.95)), answer.max_horizon)
         horizons = np.unique(np.rint(np.geomspace(1, longest, _N_HORIZONS)))
@@ -134,14 +143,39 @@ def _frontier_errors(
                 exact = answer.frontier(state, level, stable).returns
                 floor = _lowest_reachable(answer, state, stable) - 1.0
                 found = np.fmax(_frontier(shield, state, stable, level), floor)
-                errors.append(np.abs(found - exact))
-    if not errors:
-        return {"frontier_error": float("nan"), "frontier_error_worst": float("nan")}
-    all_errors = np.concatenate(errors)
-    return {
-        "frontier_error": float(all_errors.mean()),
-        "frontier_error_worst": float(all_errors.max()),
-    }
+                learnt = _dequantized_frontier(answer, state, stable, level)
+                rows = [found - exact, found - learnt, learnt - exact]
+                all_errors.append(np.abs(rows))
+    errors = np.concatenate([np.empty((3, 0)), *all_errors], axis=1)
+    names = ("frontier", "frontier_dequantized", "frontier_perfect")
+    return {k: v for name, e in zip(names, errors, strict=True) for k, v in _summary(name, e)}
+
+
+def _dequantized_frontier(
+    answer: GridworldAnswer, state: NDArray[np.float32], horizons: NDArray[np.float64], level: float
+) -> NDArray[np.float64]:
+    """Where P(R' + noise >= R, H' <= h) falls to the level, for each horizon [m], by bisection."""
+    reach = 10.0 * answer.return_noise
+    returns = answer.reachable(state)[:, 1]
+    low = np.full(len(horizons), returns.min() - reach)
+    high = np.full(len(horizons), returns.max() + reach)
+    states = np.tile(state, (len(horizons), 1))
+    for _ in range(int(np.ceil(np.log2((high - low).max() / _TOLERANCE)))):
+        middle = (low + high) / 2
+        commands = np.stack([horizons, middle], axis=1)
+        enough = answer.achievability(states, commands, noisy=True) >= level
+        low, high = np.where(enough, middle, low), np.where(enough, high, middle)
+    return low
+
+
+def _summary(name: str, errors: NDArray[np.float64]) -> list[tuple[str, float]]:
+    """Mean, worst and share within one step of errors [n]; NaN where there are none."""
+    there = len(errors) > 0
+    return [
+        (f"{name}_error", float(errors.mean()) if there else float("nan")),
+        (f"{name}_error_worst", float(errors.max()) if there else float("nan")),
+        (f"{name}_within_step", float((errors <= 1.0).mean()) if there else float("nan")),
+    ]
 
 
 def _frontier(

@@ -3,28 +3,12 @@
 import importlib
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from flowshield.config import compose
-from flowshield.data import DataCollector
 from flowshield.envs import make_env
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    sys.path.insert(0, str(BENCHMARKS))
-    threads = torch.get_num_threads()
-    yield importlib.import_module("achievability")
-    torch.set_num_threads(threads)
-    sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +77,12 @@ def test_a_second_call_does_nothing_and_a_lost_part_is_redone_equal(benchmark, f
 def test_a_folder_of_other_settings_is_refused(benchmark, tmp_path, capsys):
     (tmp_path / "settings.json").write_text(json.dumps({"n_episodes": 1}))
     assert benchmark.main(["--out", str(tmp_path), "--quick"]) == 2
-    assert "choose another" in capsys.readouterr().out
+    assert "choose another --out" in capsys.readouterr().out
+
+
+def test_a_peer_gets_the_seconds_that_were_asked_for(benchmark):
+    options = benchmark._arguments(["--out", "x", "--quick", "--peer-seconds", "7"])
+    assert benchmark._settings(options).peer_seconds == 7.0
 
 
 def test_unknown_parts_are_refused(benchmark, tmp_path, capsys):
@@ -118,13 +107,6 @@ def test_a_promise_kept_in_the_mean_is_called_kept(benchmark):
         count = int((rng.uniform(size=500) < threshold).sum())
         kept.append(calibration.rate_record(count, 500, 0.05, 199)["promised"])
     assert 0.91 <= np.mean(kept) <= 1.0
-
-
-@pytest.fixture(scope="module")
-def landings():
-    config = compose("run", ["behaviour=expert"])
-    behaviour = OmegaConf.to_container(config.behaviour)
-    return DataCollector(make_env("lunarlander"), behaviour=behaviour).collect(6, seed=5)
 
 
 def test_rungs_ask_for_what_nobody_can_fulfil(benchmark, landings):
@@ -160,7 +142,7 @@ def test_brute_force_finds_the_nearest_border_of_a_box(benchmark, landings):
         command = torch.tensor([request])
         exact = box.project_in_detail(state, command)
         assert exact.supported and exact.changed
-        found = search.nearest_on_grid(box, state, command, least, low, high)
+        found = search.nearest_on_grid(box, state, command, least, [(low, high)])
         assert found == pytest.approx(float(exact.distance), rel=0.02)
 
 

@@ -84,8 +84,30 @@ def test_only_the_gridworld_has_a_frontier_to_miss(world):
     result = evaluate_known_answer(ExactFrontierShield(answer), dataset, n_states=50)
     if hasattr(answer, "frontier"):
         assert result["frontier_error_worst"] <= 0.1  # how exact `achievable` promises to be
+        assert result["frontier_within_step"] == 1.0
     else:
-        assert math.isnan(result["frontier_error"])
+        assert math.isnan(result["frontier_error"]) and math.isnan(
+            result["frontier_perfect_within_step"]
+        )
+
+
+def test_a_model_of_the_dequantised_law_is_held_to_that_law():
+    """Perfect at what it learns, it meets that law's frontier, and misses the other as foretold."""
+    env = make_env("gridworld")
+    dataset = DataCollector(env).collect(200, seed=4)
+
+    class Learnt(ExactFrontierShield):
+        def log_achievabilities(self, state, commands):
+            flat = commands.flatten(0, 1).double().numpy()
+            states = state.repeat_interleave(commands.shape[1], dim=0).numpy()
+            exact = self.answer.achievability(states, flat, noisy=True)
+            return torch.from_numpy(exact).log().view(commands.shape[:2])
+
+    found = evaluate_known_answer(Learnt(env.known_answer), dataset, n_states=50)
+    assert found["frontier_dequantized_error_worst"] <= 0.1
+    assert found["frontier_dequantized_within_step"] == 1.0
+    assert found["frontier_error"] == pytest.approx(found["frontier_perfect_error"], abs=0.05)
+    assert found["frontier_error_worst"] > 1.0 > found["frontier_within_step"] > 0.5
 
 
 def test_a_frontier_from_samples_of_the_truth_is_within_a_step_of_the_grid():
