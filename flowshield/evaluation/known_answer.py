@@ -10,10 +10,9 @@ from flowshield.data import TrajectoryDataset
 from flowshield.envs import GridworldAnswer, KnownAnswer, make_env
 from flowshield.errors import ConfigError, DataError
 from flowshield.evaluation.metrics import auc_roc
-from flowshield.evaluation.shield import shield_scores
+from flowshield.evaluation.scoring import shield_log_probs, shield_scores
 from flowshield.models import BaseShield
 
-_BATCH = 2048
 _N_HORIZONS = 12  # at which the frontier is compared
 # A horizon that is met little more often than the level asks for has its frontier at the very
 # lowest return, from where it leaps: there an error of any size says nothing.
@@ -73,7 +72,7 @@ def evaluate_known_answer(
     steps = rng.choice(len(dataset), size=min(n_states, len(dataset)), replace=False)
     states, commands = dataset.states[steps], dataset.commands[steps]
     dequantized = answer.dequantize(commands, rng).astype(np.float32)
-    excess = answer.log_prob(states, dequantized) - _log_prob(shield, states, dequantized)
+    excess = answer.log_prob(states, dequantized) - shield_log_probs(shield, states, dequantized)
     excess = np.where(np.isfinite(excess), excess, np.inf)
     finite = bool(np.isfinite(excess).all())
     return {
@@ -181,7 +180,7 @@ def _summary(name: str, errors: NDArray[np.float64]) -> list[tuple[str, float]]:
 def _frontier(
     shield: BaseShield, state: NDArray[np.float32], horizons: NDArray[np.float64], level: float
 ) -> NDArray[np.float64]:
-    device = shield.threshold.device
+    device = shield.device
     frontier = shield.achievable(
         torch.as_tensor(state[None], device=device),
         horizons.tolist(),
@@ -197,21 +196,6 @@ def _lowest_reachable(
 ) -> NDArray[np.float64]:
     pairs = answer.reachable(state)
     return np.array([pairs[pairs[:, 0] <= h, 1].min() for h in horizons], np.float64)
-
-
-@torch.no_grad()
-def _log_prob(
-    shield: BaseShield, states: NDArray[np.float32], commands: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    device = shield.threshold.device
-    parts = [
-        shield.log_prob(
-            torch.as_tensor(states[i : i + _BATCH], device=device),
-            torch.as_tensor(commands[i : i + _BATCH], device=device),
-        )
-        for i in range(0, len(states), _BATCH)
-    ]
-    return torch.cat(parts).double().cpu().numpy()
 
 
 def _answer_of(dataset: TrajectoryDataset) -> KnownAnswer:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowshield.data import TrajectoryDataset
-from flowshield.errors import NotCalibratedError
 from flowshield.evaluation.scoring import shield_scores
 from flowshield.evaluation.statistics import clopper_pearson
 from flowshield.models import BaseShield
@@ -81,7 +80,7 @@ def promised_scores(
     Returns:
         One array a group.
     """
-    calibration = _calibration(shield)
+    calibration = shield.calibration_in_force()
     states = torch.as_tensor(episodes.states, dtype=torch.float32, device=shield.device)
     assigned = calibration.groups.assign(shield.state_standardizer(states)).cpu().numpy()
 
@@ -135,14 +134,8 @@ def calibration_error(shield: BaseShield, scores: Sequence[NDArray[np.float64]])
     Returns:
         The distance; NaN where no level has scores enough.
     """
-    levels, calibration = promised_levels(shield), _calibration(shield)
+    levels, calibration = promised_levels(shield), shield.calibration_in_force()
     if not levels:
         return math.nan
     rates = [pooled(promised_alarms(scores, calibration.at(alpha))).rate for alpha in levels]
     return float(np.abs(np.array(rates) - levels).mean())
-
-
-def _calibration(shield: BaseShield) -> Calibration:
-    if shield.calibration is None:
-        raise NotCalibratedError(f"the {shield.shield_type} shield was never calibrated")
-    return shield.calibration

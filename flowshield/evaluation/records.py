@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from flowshield.data import TrajectoryDataset
-from flowshield.errors import NotCalibratedError
 from flowshield.evaluation.agent import Cell
 from flowshield.evaluation.contrast import impossible_commands
 from flowshield.evaluation.metrics import roc_curve, worst_share_mean
@@ -23,7 +22,7 @@ from flowshield.evaluation.promise import (
     promised_levels,
     promised_scores,
 )
-from flowshield.evaluation.scoring import shield_limits, shield_scores
+from flowshield.evaluation.scoring import shield_limits, shield_log_probs, shield_scores
 from flowshield.evaluation.shield import detection_scores, evaluate_shield
 from flowshield.evaluation.statistics import ConfidenceInterval, paired_difference
 from flowshield.models import BaseShield
@@ -116,7 +115,7 @@ def shield_record(
         seed: Of every random draw.
     """
     before = shield.n_uncomputed
-    calibration = _calibration(shield)
+    calibration = shield.calibration_in_force()
     true_scores, impossible_scores = detection_scores(
         shield, test, n_states=n_states, margin=margin, seed=seed
     )
@@ -149,12 +148,6 @@ def _behaviours(dataset: TrajectoryDataset) -> str:
         f"{counts[i] / counts.sum():.0%} {names[i].replace('_', ' ') or 'unnamed'}" for i in order
     )
     return ", ".join(shares)
-
-
-def _calibration(shield: BaseShield) -> Calibration:
-    if shield.calibration is None:
-        raise NotCalibratedError(f"the {shield.shield_type} shield was never calibrated")
-    return shield.calibration
 
 
 def _promise(calibration: Calibration) -> dict[str, Any]:
@@ -202,7 +195,6 @@ def _projection(
     return evaluate_projection(shield, impossible_commands(test, steps, margin), test.states[steps])
 
 
-@torch.no_grad()
 def _test_nll(shield: BaseShield, test: TrajectoryDataset, n_states: int, seed: int) -> float:
     """Mean negative log-likelihood of dequantised held-out commands, raw nats."""
     rng = np.random.default_rng(seed)
@@ -211,12 +203,7 @@ def _test_nll(shield: BaseShield, test: TrajectoryDataset, n_states: int, seed: 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         noisy = shield.dequantize(torch.as_tensor(test.commands[steps], device=device))
-        states = torch.as_tensor(test.states[steps], device=device)
-        log_prob = [
-            shield.log_prob(states[i : i + 2048], noisy[i : i + 2048])
-            for i in range(0, len(noisy), 2048)
-        ]
-    return float(-torch.cat(log_prob).double().mean())
+    return float(-shield_log_probs(shield, test.states[steps], noisy.cpu().numpy()).mean())
 
 
 def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, list[float]]:
