@@ -42,6 +42,21 @@ def test_it_is_the_integral(x, y, r):
     assert float(orthant(x, y, r)) == pytest.approx(expected, abs=1e-13)
 
 
+# by mpmath's quadrature with 30 digits
+EXACT = [
+    (-1.0121192340228877, 2.036304249417647, -0.9249, 0.000060451779349489593956),
+    (1.09934267085195, 1.302771965269103, 0.9251, 0.082127803117690395967),
+    (-0.9536403075253292, -1.3512797395772465, 0.9249, 0.82358498501817759468),
+    (-0.09455698383611577, 0.35336499634671487, -0.9251, 0.022908088927011402732),
+    (-3.0887595482985803, -4.446208490011848, 0.5, 0.99899149379124192636),
+]
+
+
+@pytest.mark.parametrize(("x", "y", "r", "expected"), EXACT)
+def test_its_error_is_below_a_quadrillionth(x, y, r, expected):
+    assert abs(float(orthant(x, y, r)) - expected) < 1e-15
+
+
 def test_equal_halves_have_sheppards_closed_form():
     r = np.linspace(-0.999999, 0.999999, 401)
     expected = 0.25 + np.arcsin(r) / (2 * np.pi)

@@ -23,7 +23,7 @@ from flowshield.models.shields.gaussian_mixture import (
 )
 from flowshield.models.shields.normal_mixture import NormalMixture
 
-_ROUNDING = 1e-15  # more than what rounding does to a probability
+_ROUNDING = 1e-15  # more than the error of `orthant_probability`
 _LOG_ROUNDING = math.log(_ROUNDING)
 _ROWS = 4096  # of achievability at a time: 20 nodes a component take memory
 
@@ -153,7 +153,7 @@ class MixtureShield(BaseShield):
         The sum over the components of bivariate normal orthant probabilities, exact to 1e-15 of
         probability. Requests that are less likely than that are told apart by the less likely of
         their two parts: the order stays right where the digits end. "H steps at the latest" ends
-        at H + horizon_noise / 2, see `BaseShield.log_achievabilities`.
+        at H + horizon_noise / 2, see `CommandModel.log_achievabilities`.
 
         Args:
             state: [batch, state_dim], raw.

@@ -70,7 +70,8 @@ class Projection(NamedTuple):
 
     Attributes:
         command: [batch, 2], raw: the request itself where it was supported.
-        score: [batch], log p(command | s), nats per (step x raw return).
+        score: [batch], nats: log p(command | s) per (step x raw return), or the logarithm of the
+            achievability, whichever the shield scores by.
         distance: [batch], scaled distance from the request; 0 where it was supported.
         changed: Bool [batch], whether the request was replaced.
         supported: Bool [batch], whether the command that came back is supported. False only where
