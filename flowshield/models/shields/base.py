@@ -40,8 +40,10 @@ class BaseShield(JudgingModel):
     Attributes:
         projection: How the nearest supported command is searched. Scores, thresholds and verdicts:
             see `JudgingModel`.
+        compiled: The methods that `compile` compiles.
     """
 
+    compiled: ClassVar[tuple[str, ...]] = ("log_probs",)
     _types: ClassVar[dict[str, type["BaseShield"]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -144,6 +146,25 @@ class BaseShield(JudgingModel):
         settings = self.projection.replace(n_steps=n_steps, lr=lr)
         limits = self.limits(state)
         return nearest_supported(self, state, command, limits, settings, self.goals(state))
+
+    # ------------------------------------------------------------------ speed
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles the density with `torch.compile`, which takes these arguments.
+
+        Of flow matching and diffusion the sampling too; nothing else of the other types, whose
+        sampling and achievability branch on numbers. The numbers stay the same to rounding. For a
+        control loop, which always asks with the same batch size: each new shape takes seconds at
+        its first query, and after some shapes torch falls back to the code as it is. Needs a C++
+        compiler. Neither saved with the shield nor taken over by a copy: compile that again.
+        """
+        for name in self.compiled:
+            self.__dict__.pop(name, None)  # what was compiled before
+            setattr(self, name, torch.compile(getattr(self, name), *args, **kwargs))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: a compiled method would answer with this shield's weights."""
+        return {key: value for key, value in self.__dict__.items() if key not in self.compiled}
 
     # ------------------------------------------------------------------ files
 

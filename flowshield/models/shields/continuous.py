@@ -6,7 +6,7 @@ import functools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +57,7 @@ class ContinuousShield(BaseShield):
         hyperparameters: Further arguments of the subclass's constructor.
     """
 
+    compiled: ClassVar[tuple[str, ...]] = ("_density", "_draw")
     _least_raw: Tensor
 
     def __init__(
@@ -189,16 +190,6 @@ class ContinuousShield(BaseShield):
     def sample(self, state: Tensor, n_samples: int = 1, n_steps: int | None = None) -> Tensor:
         """Draws commands from p(g | s). See `BaseShield`."""
         return self.sample_with_log_prob(state, n_samples, n_steps=n_steps)[0]
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles density and sampling with `torch.compile`, which takes these arguments.
-
-        The numbers stay the same to rounding. For a control loop, which always asks with the same
-        batch size: each new shape takes seconds at its first query, and after some shapes torch
-        falls back to the code as it is. Needs a C++ compiler. Not saved with the shield.
-        """
-        self._density = torch.compile(self._density, *args, **kwargs)  # type: ignore[method-assign]
-        self._draw = torch.compile(self._draw, *args, **kwargs)  # type: ignore[method-assign]
 
     def _density(self, state: Tensor, commands: Tensor, n_steps: int) -> Tensor:
         """Log-densities [batch, m] of commands [batch, m, 2]."""
