@@ -14,8 +14,9 @@ where it was, unless it is older than what it was made from: delete the record o
 what judged that model is done again too. A training itself goes on from OUT/checkpoints: for other
 settings take another OUT.
 
-OUT/results.json holds all results, OUT/tables.md the tables and what they say about the targets,
-OUT/figures the figures; they are written whenever the command ends.
+OUT/results.json holds the results, OUT/tables.md the tables and what they say about the targets,
+OUT/figures the figures; they are written whenever the command ends, and hold what this call asked
+for (its parts, datasets, seeds, models), whichever call made it.
 
 Judged are the package's shields, controls of ten lines (`benchmarks/controls.py`) and, where the
 extra `bench` is installed, densities from elsewhere (`benchmarks/peers.py`).
@@ -59,12 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FlowshieldError as error:
         console.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         return 2
-    finally_command = shlex.join(["python", "benchmarks/achievability.py", *given])
-    tables = write_report(context, finally_command)
+    tables = write_report(context, options.parts, _command(given, options.out))
     console.print(tables, highlight=False, markup=False, soft_wrap=True)
     for key, error in failed.items():
         console.print(f"MISSING {key}: {error}", highlight=False, markup=False, soft_wrap=True)
     return 1 if failed else 0
+
+
+def _command(given: Sequence[str], out: Path) -> str:
+    """The call as anybody can repeat it: of a folder of this machine only the last name is told."""
+    told = out.name if out.is_absolute() else str(out)
+    words = [word.replace(str(out), told) for word in given]
+    return shlex.join(["python", "benchmarks/achievability.py", *words])
 
 
 def _settings(options: argparse.Namespace) -> Settings:

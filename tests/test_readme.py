@@ -59,6 +59,30 @@ def test_how_the_policy_follows_is_that_of_the_committed_results(behaviour):
     assert followed_markdown_table(results) in README
 
 
+def markdown_tables(text):
+    """Every table of a text in Markdown, to the letter."""
+    return re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+
+
+def test_the_benchmarks_tables_are_those_of_the_committed_results():
+    """Those of the sections that refer to the results, and any with the same columns elsewhere."""
+    path = ROOT / "docs" / "results" / "achievability.md"
+    if not path.exists():
+        pytest.skip(
+            "docs/results/achievability.md is not there: the benchmark's results are not in"
+        )
+    committed = markdown_tables(path.read_text())
+    heads = {table.splitlines()[0] for table in committed}
+    quoted = 0
+    for part in re.split(r"^## ", README, flags=re.MULTILINE):
+        refers = "docs/results/achievability.md" in part
+        for table in markdown_tables(part):
+            if refers or table.splitlines()[0] in heads:
+                assert table in committed
+                quoted += 1
+    assert quoted
+
+
 def test_the_time_a_run_takes_is_that_of_the_committed_results():
     results = json.loads((ROOT / "docs" / "results" / "mixed.json").read_text())
     assert f"it took: {sum(results['seconds'].values()):.0f} s" in README

@@ -1,6 +1,6 @@
 """From results of single seeds to means with intervals."""
 
-__all__ = ["Mean", "Records", "by_model", "mean_over_seeds", "paired_returns"]
+__all__ = ["Mean", "by_model", "label", "mean_over_seeds", "paired_returns"]
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -12,9 +12,7 @@ from scipy.stats import t  # type: ignore[attr-defined]  # its __all__ is comput
 
 from flowshield.evaluation import paired_difference
 from flowshield.evaluation.statistics import Interval
-from protocol.store import Key
-
-Records = Mapping[Key, Mapping[str, Any]]
+from protocol.store import Key, Records
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,12 @@ class Mean:
     value: float
     half_width: float
     values: tuple[float, ...]
+
+    def holds(self, value: float) -> bool | None:
+        """Whether the interval holds a value; None where there is no interval."""
+        if math.isnan(self.half_width):
+            return None
+        return abs(value - self.value) <= self.half_width
 
 
 def mean_over_seeds(values: Iterable[float | None]) -> Mean | None:
@@ -51,12 +55,13 @@ def by_model(
     found: dict[str, list[float | None]] = {}
     for key, record in records.items():
         if key.dataset == dataset:
-            found.setdefault(_label(key), []).append(read(record))
+            found.setdefault(label(key), []).append(read(record))
     means = {name: mean_over_seeds(values) for name, values in found.items()}
     return {name: mean for name, mean in means.items() if mean is not None}
 
 
-def _label(key: Key) -> str:
+def label(key: Key) -> str:
+    """A model as in the tables, with the score it judges by if that is not its usual one."""
     return f"{key.model} ({key.detail})" if key.detail else key.model
 
 

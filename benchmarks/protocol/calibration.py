@@ -32,19 +32,20 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
     """Realised against nominal rates on fresh episodes: per step, per episode, with groups.
 
     The thresholds come out of the functions that `BaseShield.calibrate` is made of, so that every
-    step needs to be scored once only.
+    step needs to be scored once only. A shield that judges by its achievability is looked at per
+    step and without groups.
     """
     settings = context.settings
     parts, judged = parts_of(context, key.dataset, key.seed), fresh(context, key.dataset)
     contender = contenders.load(context, key)
     whole = judged.subset(np.arange(min(settings.n_whole, judged.n_episodes)))
-    own = _Scored(contender, parts["calibration"], parts["train"], all_steps=True)
-    by_unit = {
-        "step": _Scored(contender, judged, parts["train"]),
-        "episode": _Scored(contender, whole, parts["train"], all_steps=True),
-    }
+    own = _Scored(contender, parts["calibration"], parts["train"], all_steps=not key.detail)
+    by_unit = {"step": _Scored(contender, judged, parts["train"])}
+    if not key.detail:
+        by_unit["episode"] = _Scored(contender, whole, parts["train"], all_steps=True)
+    with_groups = key.model in settings.shields and not key.detail
     rows: list[dict[str, Any]] = []
-    for n_groups in (1, N_GROUPS) if key.model in settings.shields else (1,):
+    for n_groups in (1, N_GROUPS) if with_groups else (1,):
         groups = _groups(parts["train"], n_groups, key.seed)
         for unit, new in by_unit.items():
             pair = own.scores(unit, groups, key.seed), new.scores(unit, groups, _FRESH_SEED)

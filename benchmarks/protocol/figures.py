@@ -5,36 +5,34 @@ __all__ = ["draw"]
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flowshield.evaluation.wording import command_label
-from protocol.aggregate import Mean, by_model, mean_over_seeds
+from protocol.aggregate import Mean, by_model, label, mean_over_seeds
 from protocol.behaviour import command_name
-from protocol.readings import of_rung
+from protocol.readings import of_calibration, of_rung
+from protocol.results import Results
 from protocol.rungs import DISTANCES
 from protocol.settings import Settings
-from protocol.store import Key, Store
-
-Records = dict[Key, dict[str, Any]]
+from protocol.store import Records
 
 
-def draw(settings: Settings, store: Store) -> None:
-    """Writes every figure for which there are results into the folder's figures/."""
+def draw(results: Results, folder: Path) -> None:
+    """Writes every figure for which there are results into a folder, which is made."""
     drawn: dict[str, tuple[str, Callable[[Settings, Records], Figure]]] = {
         "detection": ("detection", _detection),
         "calibration": ("calibration", _calibration),
         "behaviour": ("behaviour", _behaviour),
     }
     for name, (part, make) in drawn.items():
-        records = store.records(part)
-        if any(key.dataset in settings.datasets for key in records):
-            folder = store.folder / "figures"
+        records = results.of(part)
+        if records:
             folder.mkdir(parents=True, exist_ok=True)
-            make(settings, records).savefig(folder / f"{name}.png", dpi=150)
+            make(results.settings, records).savefig(folder / f"{name}.png", dpi=150)
 
 
 def _panels(settings: Settings, n_rows: int = 1) -> tuple[Figure, list[list[Axes]]]:
@@ -74,10 +72,15 @@ def _calibration(settings: Settings, records: Records) -> Figure:
     figure, axes = _panels(settings, 2)
     for row, unit in zip(axes, ("step", "episode"), strict=True):
         for panel, dataset in zip(row, settings.datasets, strict=True):
-            names = dict.fromkeys(k.model for k in records if k.dataset == dataset)
+            names = dict.fromkeys(label(k) for k in records if k.dataset == dataset)
             for i, name in enumerate(names):
                 means = [
-                    mean_over_seeds(_realised(records, dataset, name, unit, alpha))
+                    mean_over_seeds(
+                        found["rate"]
+                        for key, record in records.items()
+                        if (key.dataset, label(key)) == (dataset, name)
+                        and (found := of_calibration(record, unit, alpha))
+                    )
                     for alpha in settings.alphas
                 ]
                 _curve(panel, list(settings.alphas), means, name, i)
@@ -88,28 +91,16 @@ def _calibration(settings: Settings, records: Records) -> Figure:
     return figure
 
 
-def _realised(
-    records: Records, dataset: str, name: str, unit: str, alpha: float
-) -> list[float | None]:
-    return [
-        float(row["rate"])
-        for key, record in records.items()
-        if (key.dataset, key.model) == (dataset, name)
-        for row in record["rows"]
-        if (row["unit"], row["groups"], row["alpha"]) == (unit, 1, alpha)
-    ]
-
-
 def _behaviour(settings: Settings, records: Records) -> Figure:
     """Return and crashes by command, a bar a guard."""
     figure, axes = _panels(settings, 2)
     for column, dataset in enumerate(settings.datasets):
-        for row, (word, label) in enumerate(
+        for row, (word, words) in enumerate(
             [("return_mean", "mean return"), ("crash_rate", "share crashed")]
         ):
             panel = axes[row][column]
             _bars(panel, settings, records, dataset, word)
-            panel.set_ylabel(label)
+            panel.set_ylabel(words)
     _legend(figure, axes[0][0])
     return figure
 

@@ -45,6 +45,9 @@ def _of_seed(settings: Settings, parts: Sequence[str], dataset: str, seed: int) 
         if "calibration" in parts:
             key = Key("calibration", dataset, seed, name)
             yield Task(key, calibration.measure, (*needs, fresh))
+            if name in settings.shields and knows_achievability(name):
+                by_achievability = key._replace(detail=ACHIEVABILITY)
+                yield Task(by_achievability, calibration.measure, (*needs, fresh))
     for name in settings.shields:
         needs = (collected, *_model(settings, dataset, seed, name))
         if "projection" in parts:

@@ -1,7 +1,8 @@
 """Where results lie: one small JSON file each, whole or absent."""
 
-__all__ = ["Key", "Store"]
+__all__ = ["Key", "Records", "Store"]
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,9 @@ class Key(NamedTuple):
         """For the log."""
         words = [self.part, self.dataset, f"seed {self.seed}" if self.seed else "", self.model]
         return " ".join(word for word in (*words, self.detail) if word)
+
+
+Records = Mapping[Key, Mapping[str, Any]]
 
 
 class Store:

@@ -36,8 +36,10 @@ def test_every_part_gives_results_and_tables(finished):
     parts = {"data", "train", "detection", "calibration", "projection", "latency", "behaviour"}
     assert all(found["results"][part] for part in parts)
     tables = (finished / "tables.md").read_text()
-    for words in ("training seeds 42", "--quick", "random test states", "fresh episodes"):
+    for words in ("training seed 42 only", "--quick", "random test states", "fresh episodes"):
         assert words in tables
+    for name in ("results.json", "tables.md"):  # they are to be shown: no folder of this machine
+        assert str(finished) not in (finished / name).read_text()
     assert {path.name for path in (finished / "figures").iterdir()} >= {"detection.png"}
 
 
