@@ -13,6 +13,10 @@ from flowshield.models import BaseShield
 def lend_return_bound(shield: BaseShield, env: ContinuousEnvWrapper) -> None:
     """Makes every command above the environment's bound unsupported, whatever the data say.
 
+    From Python this call is the only way: `calibration.use_return_bound` is read by the command
+    line's evaluation alone, which makes it for every shield that it loads. The bound is not saved
+    with the shield: lend it again after `load`.
+
     Args:
         shield: Calibrated or not: commands that were fulfilled lie below the bound, so that the
             threshold and its promise stay as they are.
