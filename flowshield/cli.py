@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from flowshield import __version__
-from flowshield.config import compose
+from flowshield.config import compose, config_groups
 from flowshield.errors import ConfigError, FlowshieldError
 from flowshield.evaluation import detection_table, followed_lines, results_table
 from flowshield.pipeline import collect, evaluate, run, train
@@ -32,8 +32,8 @@ examples:
   flowshield train run_dir=runs/other data.path=episodes.npz shield=quantile
   flowshield evaluate run_dir=runs/mine
 
-groups: behaviour=mixed|expert|random  shield=all|quantile|mixture|diffusion|flow_matching
-        profile=default|quick|full  env=lunarlander  model=udrl
+groups:
+{groups}
 keys:   flowshield config [overrides] prints every key with its value"""
 
 _COMMANDS = {
@@ -102,10 +102,12 @@ def _finish(
 
 
 def _parser() -> argparse.ArgumentParser:
+    groups = (f"  {name}={'|'.join(options)}" for name, options in config_groups().items())
+    examples = _EXAMPLES.format(groups="\n".join(groups))
     parser = argparse.ArgumentParser(
         prog="flowshield",
         description=_DESCRIPTION,
-        epilog=_EXAMPLES,
+        epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"flowshield {__version__}")
@@ -115,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text,
-            epilog=_EXAMPLES,
+            epilog=examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")

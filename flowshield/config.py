@@ -1,6 +1,13 @@
 """Hydra's config groups become one validated config."""
 
-__all__ = ["compose", "config_dir", "list_shields", "resolve", "shield_settings"]
+__all__ = [
+    "compose",
+    "config_dir",
+    "config_groups",
+    "list_shields",
+    "resolve",
+    "shield_settings",
+]
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -10,7 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flowshield.errors import ConfigError, unknown_name
-from flowshield.groups import compose_files, config_dir, packaged_shields, plain
+from flowshield.groups import compose_files, config_dir, config_groups, packaged_shields, plain
 from flowshield.schema import check_commands, check_key, check_shares, checked_value, flatten
 
 

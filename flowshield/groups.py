@@ -3,7 +3,7 @@
 Hydra is used through its compose API, in a state of our own, and its errors become one line each.
 """
 
-__all__ = ["compose_files", "config_dir", "packaged_shields", "plain"]
+__all__ = ["compose_files", "config_dir", "config_groups", "packaged_shields", "plain"]
 
 import importlib.resources
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +43,12 @@ def config_dir() -> Path:
     raise ConfigError(
         f"expected configs/train.yaml in or beside {package}, found neither: reinstall flowshield"
     )
+
+
+def config_groups() -> dict[str, list[str]]:
+    """Lists the packaged groups and each one's options, sorted."""
+    folders = sorted(path for path in config_dir().iterdir() if path.is_dir())
+    return {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in folders}
 
 
 def compose_files(
@@ -144,7 +150,9 @@ def _translated(error: Exception, name: str) -> ConfigError:
 
 def _unknown_key(key: str, error: Exception) -> ConfigError:
     known: Mapping[str, Any] = flatten(plain(compose_files("run", ["shield=all"])))
-    groups = {name for name in _groups() if not any(leaf.startswith(f"{name}.") for leaf in known)}
+    groups = {
+        name for name in config_groups() if not any(leaf.startswith(f"{name}.") for leaf in known)
+    }
     try:
         check_key(key, [*known, *groups])
     except ConfigError as unknown:
@@ -158,11 +166,7 @@ def _unknown_option(error: MissingConfigException, name: str) -> ConfigError:
         return unknown_name(group, option, error.options)
     if not group and option in (name, ""):
         return unknown_name("config", name, [path.stem for path in config_dir().glob("*.yaml")])
-    return unknown_name("config group", group or option, _groups())
-
-
-def _groups() -> list[str]:
-    return [path.name for path in config_dir().iterdir() if path.is_dir()]
+    return unknown_name("config group", group or option, config_groups())
 
 
 def _first_line(error: Exception) -> str:

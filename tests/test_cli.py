@@ -2,6 +2,7 @@ import pytest
 
 from flowshield import __version__
 from flowshield.cli import main
+from flowshield.config import config_dir
 
 
 def test_version(capsys):
@@ -17,6 +18,17 @@ def test_help_shows_examples(command, capsys):
         main([*command, "--help"])
     assert end.value.code == 0
     assert "flowshield run profile=quick" in capsys.readouterr().out
+
+
+def test_help_lists_every_group_and_what_it_offers(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    told = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    files = list(config_dir().glob("*/*.yaml"))
+    assert len(files) > 10
+    for file in files:
+        (line,) = (line for line in told if line.startswith(f"{file.parent.name}="))
+        assert file.stem in line.partition("=")[2].split("|")
 
 
 @pytest.mark.parametrize(
