@@ -42,7 +42,9 @@ from flowshield.progress import Reporter
 from flowshield.run_folder import RunFolder, machine, read_json, write_json
 from flowshield.training import Trainer, resolve_device
 
-RESULTS_VERSION = 1
+# 2: false_alarms are those that were promised, per step or per episode and in each group; cells and
+# "followed" count what a shield could not compute.
+RESULTS_VERSION = 2
 _UNSHIELDED = "none"
 
 

@@ -53,11 +53,13 @@ class Cell:
         command: The request.
         shield: The shield's type, or "none".
         episodes: In the order of their seeds: two cells with one seed pair episode by episode.
+        n_uncomputed: Scores that the shield could not compute, and took for unsupported.
     """
 
     command: Command
     shield: str
     episodes: list[EvaluatedEpisode]
+    n_uncomputed: int = 0
 
     @property
     def returns(self) -> list[float]:
@@ -142,13 +144,16 @@ def evaluate_agent(
     if len(envs) < n_episodes:
         raise ConfigError(f"expected {n_episodes} environments, one an episode, got {len(envs)}")
     commands, seeds = [command] * n_episodes, start_seeds(seed, n_episodes)
+    before = 0 if shield is None else shield.n_uncomputed
     try:
         episodes = run_batch(envs[:n_episodes], agent, commands, shield, seeds)
     finally:
         if isinstance(env, str):
             for made in envs:
                 made.close()
-    return Cell(command, "none" if shield is None else shield.shield_type, episodes)
+    if shield is None:
+        return Cell(command, "none", episodes)
+    return Cell(command, shield.shield_type, episodes, shield.n_uncomputed - before)
 
 
 def start_seeds(seed: int, n: int) -> list[int]:

@@ -29,6 +29,7 @@ class Followed:
         episodes: Start by start, and there from the lowest return asked to the highest.
         n_starts: Starts that were rolled out, each n_commands times.
         n_starts_left_out: Starts at which the shield supports too few of its own samples.
+        n_uncomputed: Of these samples' scores, how many the shield could not compute.
     """
 
     shield: str
@@ -36,6 +37,7 @@ class Followed:
     episodes: list[EvaluatedEpisode]
     n_starts: int
     n_starts_left_out: int
+    n_uncomputed: int = 0
 
     @property
     def commanded(self) -> NDArray[np.float64]:
@@ -100,9 +102,12 @@ def _follow(
     n_commands: int,
 ) -> Followed:
     states = np.stack([envs[0].reset(seed=seed)[0] for seed in seeds])
+    before = shield.n_uncomputed
     quantiles, commands = supported_commands(shield, states, n_commands)
+    n_uncomputed = shield.n_uncomputed - before
     kept = np.flatnonzero(np.isfinite(commands).all(axis=(1, 2)))
     asked = [(float(h), float(r)) for h, r in commands[kept].reshape(-1, 2)]
     repeated = [seeds[start] for start in kept for _ in range(n_commands)]
     episodes = run_batch(envs[: len(asked)], agent, asked, None, repeated) if asked else []
-    return Followed(shield.shield_type, quantiles, episodes, len(kept), len(seeds) - len(kept))
+    left_out = len(seeds) - len(kept)
+    return Followed(shield.shield_type, quantiles, episodes, len(kept), left_out, n_uncomputed)

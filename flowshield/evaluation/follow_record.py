@@ -31,6 +31,7 @@ def followed_record(followed: Followed, return_tolerance: float) -> dict[str, An
     record: dict[str, Any] = {
         "n_starts": followed.n_starts,
         "n_starts_left_out": followed.n_starts_left_out,
+        "n_uncomputed": followed.n_uncomputed,
         "n_commands": len(followed.quantiles),
         "n_episodes": len(followed.episodes),
         "return_tolerance": return_tolerance,

@@ -84,6 +84,7 @@ def cell_record(cell: Cell, unshielded_returns: Sequence[float] | None) -> dict[
         "flagged_at_start": float(np.mean([e.flagged_at_start for e in cell.episodes]))
         if shielded
         else None,
+        "n_uncomputed": cell.n_uncomputed if shielded else None,
         "first_command_mean": np.mean([e.first_command for e in cell.episodes], axis=0).tolist(),
         "vs_none": difference,
         "returns": returns,

@@ -97,13 +97,14 @@ def _detection(results: Mapping[str, Any]) -> ReportTable:
                 number(found.get("calibration_error"), 4),
                 number(entry.get("test_nll"), 3),
                 str(entry.get("n_uncomputed", MISSING)),
+                _uncomputed_in_episodes(results, name),
             )
         )
     return ReportTable(
         "Detection",
         "Unsupported commands against the true commands of held-out episodes, at random steps. NLL "
         "in nats on held-out commands: lower is better. What could not be computed was taken for "
-        "unsupported, and counted.",
+        "unsupported, and counted: here, and over all commands and episodes above.",
         (
             "shield",
             "detected",
@@ -113,9 +114,17 @@ def _detection(results: Mapping[str, Any]) -> ReportTable:
             "calibration error",
             "NLL",
             "not computed",
+            "in episodes",
         ),
         tuple(rows),
     )
+
+
+def _uncomputed_in_episodes(results: Mapping[str, Any], shield: str) -> str:
+    records = [cell for cell in results.get("cells") or () if cell.get("shield") == shield]
+    records.append((results.get("followed") or {}).get(shield) or {})
+    counts = [record["n_uncomputed"] for record in records if "n_uncomputed" in record]
+    return str(sum(counts)) if counts else MISSING
 
 
 def _calibration(results: Mapping[str, Any]) -> ReportTable:

@@ -30,6 +30,7 @@ def _cell(shield, index):
         "length_mean": 231.0,
         "flagged_rate": 0.417 if shielded else None,
         "flagged_at_start": 0.913 if shielded else None,
+        "n_uncomputed": 300 if shielded else None,
         "commanded_minus_achieved": COMMANDS[index][1] - float(mean),
         "returns": [float(mean)] * 3,
         "crashed": [False] * 3,
@@ -78,6 +79,7 @@ def _followed(shift):
     return {
         "n_starts": 20,
         "n_starts_left_out": 3,
+        "n_uncomputed": 48,
         "n_commands": 2,
         "n_episodes": 40,
         "return_tolerance": 17.5,

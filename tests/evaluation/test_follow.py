@@ -1,3 +1,5 @@
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from flowshield.evaluation import (
     supported_commands,
 )
 from flowshield.evaluation.agent import start_seeds
+from flowshield.evaluation.records import cell_record
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.models.shields import ExchangeablePairs
 
@@ -105,6 +108,26 @@ def test_commands_are_supported_whole_and_spread_over_the_returns(shield):
     # the lower half of a normal: its quantiles
     below = torch.distributions.Normal(0, 2).icdf(torch.tensor(quantiles / 2)).numpy()
     np.testing.assert_allclose(commands[..., 1] - states, np.tile(below, (7, 1)), atol=0.5)
+
+
+def test_what_a_shield_cannot_compute_during_episodes_is_counted(shield):
+    def record(command=(2.0, -1.0)):
+        cell = evaluate_agent(Follower(), envs(4), command, shield, n_episodes=4)
+        return cell_record(cell, None)["n_uncomputed"]
+
+    assert record() == 0 and record_of(Follower(), shield)["n_uncomputed"] == 0
+    unshielded = evaluate_agent(Follower(), envs(4), (2.0, -1.0), n_episodes=4)
+    assert cell_record(unshielded, None)["n_uncomputed"] is None
+    log_prob = shield.log_prob
+    shield.log_prob = lambda state, command: torch.where(
+        command[:, 1] == -1.0, math.nan, log_prob(state, command)
+    )
+    shield.n_uncomputed = 1000  # of before
+    assert record() == shield.n_uncomputed - 1000 >= 4  # the request itself, in each episode
+    shield.log_prob = lambda state, command: torch.full_like(command[:, 1], math.nan)
+    followed = record_of(Follower(), shield)
+    assert followed["n_starts_left_out"] == N_STARTS
+    assert followed["n_uncomputed"] == N_STARTS * 256  # samples a start
 
 
 def test_a_perfect_follower_gets_correlation_and_coverage_1(shield):
