@@ -47,12 +47,12 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
         "throughput": _throughput(shield, states[:_BATCH], true[:_BATCH]),
         **_density_errors(shield, states[:_BATCH], true[:_BATCH], impossible[:_BATCH], compared),
     }
-    if context.settings.compiled and isinstance(shield, ContinuousShield):
+    if context.settings.compiled:
         found["compiled"] = _decisions(_compiled(shield), states, true, hard, n)
     return found
 
 
-def _compiled(shield: ContinuousShield) -> ContinuousShield:
+def _compiled(shield: BaseShield) -> BaseShield:
     """A copy: the shield itself is shared with whatever this process measures next."""
     shield = copy.deepcopy(shield)
     shield.compile(dynamic=False)
