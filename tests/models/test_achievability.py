@@ -297,7 +297,7 @@ def test_a_frontier_without_end_is_infinite():
 def test_a_frontier_is_the_same_in_parts(monkeypatch):
     shield, state = random_shield("mixture"), torch.randn(5, 3)
     whole = shield.achievable(state, level=-12.0)
-    monkeypatch.setattr("flowshield.models.shields.frontier._MOST_COMMANDS", 1)
+    monkeypatch.setattr("flowshield.models.shields.frontier._AT_A_TIME", 1)
     parts = shield.achievable(state, level=-12.0)
     torch.testing.assert_close(whole.returns, parts.returns, rtol=0, atol=0.1)
 
