@@ -1,4 +1,3 @@
-import json
 import re
 import subprocess
 import sys
@@ -8,11 +7,9 @@ import pytest
 
 from flowshield.cli import _parser
 from flowshield.config import compose
-from flowshield.evaluation import followed_markdown_table, markdown_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = {"expert": "flowshield run behaviour=expert", "mixed": "flowshield run"}
 
 
 def blocks(language):
@@ -44,21 +41,6 @@ def test_the_python_example_runs_as_it_stands(tmp_path):
     assert "without the shield" in done.stdout and "with it" in done.stdout
 
 
-@pytest.mark.parametrize("behaviour", ["expert", "mixed"])
-def test_the_tables_are_those_of_the_committed_results(behaviour):
-    results = json.loads((ROOT / "docs" / "results" / f"{behaviour}.json").read_text())
-    assert markdown_table(results) in README
-    assert f"`{results['command']}`" in README
-    assert results["command"] == COMMANDS[behaviour]
-    assert min(cell["n_episodes"] for cell in results["cells"]) >= 100
-
-
-@pytest.mark.parametrize("behaviour", ["expert", "mixed"])
-def test_how_the_policy_follows_is_that_of_the_committed_results(behaviour):
-    results = json.loads((ROOT / "docs" / "results" / f"{behaviour}.json").read_text())
-    assert followed_markdown_table(results) in README
-
-
 def markdown_tables(text):
     """Every table of a text in Markdown, to the letter."""
     return re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
@@ -67,10 +49,6 @@ def markdown_tables(text):
 def test_the_benchmarks_tables_are_those_of_the_committed_results():
     """Those of the sections that refer to the results, and any with the same columns elsewhere."""
     path = ROOT / "docs" / "results" / "achievability.md"
-    if not path.exists():
-        pytest.skip(
-            "docs/results/achievability.md is not there: the benchmark's results are not in"
-        )
     committed = markdown_tables(path.read_text())
     heads = {table.splitlines()[0] for table in committed}
     quoted = 0
@@ -81,11 +59,6 @@ def test_the_benchmarks_tables_are_those_of_the_committed_results():
                 assert table in committed
                 quoted += 1
     assert quoted
-
-
-def test_the_time_a_run_takes_is_that_of_the_committed_results():
-    results = json.loads((ROOT / "docs" / "results" / "mixed.json").read_text())
-    assert f"it took: {sum(results['seconds'].values()):.0f} s" in README
 
 
 def test_the_picture_is_there():
