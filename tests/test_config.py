@@ -182,7 +182,7 @@ def test_bad_grammar_names_the_override(override):
         ("calibration.alpha=0", "above 0 and below 1", "0.0"),
         ("calibration.alpha=1", "above 0 and below 1", "1.0"),
         ("calibration.groups=0", "at least 1", "0"),
-        ("projection.alpha=1", "above 0 and below 1", "1.0"),
+        ("projection.typicality=1", "at least 0 and below 1", "1.0"),
         ("optimizer.gradient_clip=0", "above 0", "0.0"),
         ("optimizer.ema_decay=1", "above 0 and below 1", "1.0"),
         ("data.split.train=0.5", "sum to 1", "0.85"),

@@ -14,7 +14,11 @@ from flowshield.models import (
 )
 from flowshield.models.networks import Standardizer
 from flowshield.models.shields import ExchangeablePairs
-from flowshield.models.shields.projection import nearest_supported, scaled_distance
+from flowshield.models.shields.projection import (
+    nearest_supported,
+    scaled_distance,
+    typical_score,
+)
 
 UNITS = torch.tensor([60.0, 110.0])
 LIMIT = -1.0  # the disc of radius 1
@@ -73,7 +77,7 @@ class TwoDiscs(Disc):
 
 def exactly(**options):
     """Settings that take the nearest, with nothing traded for it."""
-    return ProjectionSettings(**{"horizon_weight": 1.0, "n_steps": 3, "alpha": None, **options})
+    return ProjectionSettings(**{"horizon_weight": 1.0, "n_steps": 3, "typicality": 0.0, **options})
 
 
 def requests(n=40, seed=0):
@@ -176,7 +180,7 @@ def test_the_nearest_point_of_a_disc_lies_on_the_way_to_its_middle():
 @pytest.mark.parametrize("horizon_weight", [1.0, 0.1, 0.01])
 def test_a_few_candidates_and_rounds_come_within_a_few_percent_of_the_nearest(horizon_weight):
     disc, (state, command) = Disc(), requests(200)
-    settings = ProjectionSettings(horizon_weight=horizon_weight, alpha=None)
+    settings = ProjectionSettings(horizon_weight=horizon_weight, typicality=0.0)
     found = projected(disc, state, command, LIMIT, settings)
     exact = nearest_distance(state, command, disc, horizon_weight)[found.changed]
     distance = found.distance[found.changed]
@@ -200,20 +204,28 @@ def test_a_search_is_a_few_calls_and_what_is_done_leaves():
     assert disc.calls == 2  # supported: a check and no more
 
 
-def test_a_stricter_goal_is_met_where_it_can_be():
+def test_a_more_typical_replacement_is_farther_and_likelier():
     disc, (state, command) = Disc(), requests()
     limits = torch.full((len(state),), LIMIT)
-    edge, inside, nowhere = (
-        nearest_supported(disc, state, command, limits, exactly(), limits * 0 + goal)
-        for goal in (LIMIT, -0.5, 0.5)
+    edge, inside, peak = (
+        nearest_supported(disc, state, command, limits, exactly(typicality=share))
+        for share in (0.0, 0.5, 0.95)
     )
-    changed = edge.changed
-    assert torch.equal(inside.changed, changed)  # the verdict is not stricter
-    assert bool((inside.score[changed] >= -0.5).all()) and bool((edge.score[changed] < -0.5).any())
-    assert bool((inside.distance >= edge.distance - 1e-4).all())
-    # no command scores 0.5: then the verdict's own threshold is the goal
-    torch.testing.assert_close(nowhere.distance, edge.distance)
-    assert nowhere.supported.all()
+    assert torch.equal(inside.changed, edge.changed)  # the verdict is not stricter
+    rows = edge.changed
+    for less, more in ((edge, inside), (inside, peak)):
+        assert bool((more.score >= less.score - 1e-3)[rows].all())
+        assert bool((more.distance >= less.distance - 1e-4)[rows].all())
+        assert float((more.score - less.score)[rows].mean()) > 0.1
+    assert inside.supported.all() and peak.supported.all()
+
+
+def test_the_typical_score_is_a_quantile_of_what_is_supported():
+    scores = torch.tensor([[-9.0, -1.0, -2.0, -3.0, -4.0], [-9.0, -9.0, -9.0, -9.0, -9.0]])
+    limits = torch.tensor([-5.0, -5.0])
+    for share, expected in ((0.0, -5.0), (0.4, -3.0), (0.99, -2.0)):
+        # where nothing is supported, the verdict's own threshold is the goal
+        assert typical_score(scores, limits, share).tolist() == [expected, -5.0]
 
 
 def test_each_row_has_a_limit_of_its_own():
@@ -239,7 +251,9 @@ def test_the_horizon_weight_decides_what_is_given_up():
     assert float(evenly[0]) > float(by_return[0])
 
 
-@pytest.mark.parametrize("settings", [ProjectionSettings(), exactly(), exactly(n_steps=0)])
+@pytest.mark.parametrize(
+    "settings", [ProjectionSettings(typicality=0.0), exactly(), exactly(n_steps=0)]
+)
 def test_it_is_never_farther_than_the_nearest_supported_candidate(settings):
     disc, (state, command) = Disc(), requests()
     found = projected(disc, state, command, LIMIT, settings)
@@ -367,8 +381,8 @@ def test_settings_out_of_range_are_refused(asked, words):
     shield, states, commands = random_shield("quantile")
     with pytest.raises(ConfigError, match=words):
         shield.project(states, commands, **asked)
-    shield.projection = ProjectionSettings(alpha=1.5)
-    with pytest.raises(ConfigError, match="0 < alpha < 1"):
+    shield.projection = ProjectionSettings(typicality=1.5)
+    with pytest.raises(ConfigError, match="typicality < 1"):
         shield.project(states, commands)
     for name, bad in (("n_candidates", 0), ("horizon_weight", -0.1)):
         shield.projection = ProjectionSettings()._replace(**{name: bad})
@@ -384,13 +398,16 @@ def test_wrong_shapes_are_refused():
         shield.project(states, commands[:1])
 
 
-def test_a_projections_alpha_keeps_away_from_the_edge():
+def test_typicality_keeps_away_from_the_edge():
     shield, states, commands = random_shield("quantile")
-    shield.projection = ProjectionSettings(alpha=0.4, n_candidates=256)
+    shield.projection = ProjectionSettings(typicality=0.6, n_candidates=256)
     found = shield.project_in_detail(states, commands)
-    at_goal = found.score >= shield.limits(states, alpha=0.4)
-    assert bool(at_goal[found.changed].all())
     assert torch.equal(found.changed, shield.is_ood(states, commands))
-    for alpha in (None, 0.01):  # no stricter than the verdict itself
-        shield.projection = ProjectionSettings(alpha=alpha)
-        assert torch.equal(shield.goals(states), shield.limits(states))
+    assert bool((found.score >= shield.goals(states))[found.changed].all())
+    # of what is supported at a state, so large a share is less typical than what came back
+    scores, limits = shield.scored_samples(states, 256)[1], shield.limits(states).unsqueeze(1)
+    less = (scores >= limits) & (scores < found.score.unsqueeze(1))
+    share = less.double().sum(1) / (scores >= limits).double().sum(1)
+    assert bool((share >= 0.59)[found.changed].all())
+    shield.projection = ProjectionSettings(typicality=0.0)
+    assert torch.equal(shield.goals(states), shield.limits(states))

@@ -17,7 +17,12 @@ from flowshield.models.serialization import load_payload, rebuilding, save_paylo
 from flowshield.models.shields.calibration import Calibration
 from flowshield.models.shields.frontier import Frontier, highest_supported
 from flowshield.models.shields.judging_model import SCORES, JudgingModel
-from flowshield.models.shields.projection import Projection, ProjectionSettings, nearest_supported
+from flowshield.models.shields.projection import (
+    Projection,
+    ProjectionSettings,
+    nearest_supported,
+    typical_score,
+)
 
 _FRONTIER_SAMPLES = 256
 _FRONTIER_HORIZONS = 32
@@ -59,11 +64,9 @@ class BaseShield(JudgingModel):
     # ------------------------------------------------------------------ what may be asked
 
     def goals(self, state: Tensor) -> Tensor:
-        """The score that a projection aims for at each state, [batch]: see `projection.alpha`."""
-        wanted = self.projection.alpha
-        if wanted is None or wanted <= self.calibration_in_force().alpha:
-            return self.limits(state)
-        return self.limits(state, alpha=wanted)
+        """The score that a projection aims for at each state, [batch]: `projection.typicality`."""
+        scores = self.scored_samples(state, self.projection.n_candidates)[1]
+        return typical_score(scores, self.limits(state), self.projection.typicality)
 
     @torch.no_grad()
     def achievable(
@@ -145,7 +148,7 @@ class BaseShield(JudgingModel):
         check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
         settings = self.projection.replace(n_steps=n_steps, lr=lr)
         limits = self.limits(state)
-        return nearest_supported(self, state, command, limits, settings, self.goals(state))
+        return nearest_supported(self, state, command, limits, settings)
 
     # ------------------------------------------------------------------ speed
 

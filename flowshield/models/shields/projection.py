@@ -1,6 +1,12 @@
 """The nearest supported command: samples of p(g | s), refined towards the request."""
 
-__all__ = ["Projection", "ProjectionSettings", "nearest_supported", "scaled_distance"]
+__all__ = [
+    "Projection",
+    "ProjectionSettings",
+    "nearest_supported",
+    "scaled_distance",
+    "typical_score",
+]
 
 from typing import NamedTuple, Protocol
 
@@ -35,16 +41,18 @@ class ProjectionSettings(NamedTuple):
         horizon_weight: Weight of the squared scaled horizon distance; the return's is 1. Who asks
             for (1000, 280) wants the return more than the exact number of steps, and the nearest
             point in plain distance may be a hovering episode that returns nothing.
-        alpha: What comes back must be supported at this false-alarm rate too, where any such
-            command is found: at the very edge of what is supported the data are thinnest, and an
-            agent follows worst. None, or less than the calibrated rate: the edge itself.
+        typicality: What comes back must be at least as likely as this share of what is supported
+            at the state, by the shield's own samples: it lies in the state's highest-density
+            region (Hyndman 1996, The American Statistician 50(2)) of the remaining share. At the
+            very edge of what is supported the data are thinnest, and an agent follows worst. 0: the
+            edge itself.
     """
 
     n_candidates: int = 64
     n_steps: int = 2
     lr: float = 1.0
     horizon_weight: float = 1e-4
-    alpha: float | None = 0.2
+    typicality: float = 0.85
 
     def replace(self, *, n_steps: int | None, lr: float | None) -> "ProjectionSettings":
         """The same settings with those that are not None replaced.
@@ -60,8 +68,8 @@ class ProjectionSettings(NamedTuple):
             raise ConfigError(
                 f"expected n_candidates >= 1, n_steps >= 0 and 0 < lr <= 1, got {new}"
             )
-        if not (new.horizon_weight >= 0.0 and (new.alpha is None or 0.0 < new.alpha < 1.0)):
-            raise ConfigError(f"expected horizon_weight >= 0 and 0 < alpha < 1, got {new}")
+        if not (new.horizon_weight >= 0.0 and 0.0 <= new.typicality < 1.0):
+            raise ConfigError(f"expected horizon_weight >= 0 and 0 <= typicality < 1, got {new}")
         return new
 
 
@@ -116,7 +124,6 @@ def nearest_supported(
     command: Tensor,
     limits: Tensor,
     settings: ProjectionSettings,
-    goals: Tensor | None = None,
 ) -> Projection:
     """Replaces requests outside {g : score(s, g) >= limit} by near ones inside.
 
@@ -131,7 +138,6 @@ def nearest_supported(
         command: Requests [batch, 2], raw.
         limits: Least score that is supported, [batch].
         settings: How to search.
-        goals: Least score of a replacement, [batch], where a sample reaches it; None = limits.
 
     Returns:
         The commands, and what is known of each.
@@ -148,7 +154,7 @@ def nearest_supported(
     rows = (~supported).nonzero().squeeze(1)
     if len(rows) > 0:
         search = _Search(shield, state[rows], command[rows], settings)
-        search.start(limits[rows], (limits if goals is None else goals)[rows])
+        search.start(limits[rows])
         found, found_score = search.run(settings.n_steps)
         result.command[rows] = found
         result.score[rows] = found_score.to(score.dtype)
@@ -157,6 +163,26 @@ def nearest_supported(
             found, command[rows], shield.command_standardizer, settings.horizon_weight
         ).to(score.dtype)
     return result
+
+
+def typical_score(scores: Tensor, limits: Tensor, typicality: float) -> Tensor:
+    """The score that a replacement is to have, [batch]: see `ProjectionSettings.typicality`.
+
+    Args:
+        scores: Of the shield's own samples at each state, [batch, n].
+        limits: Least score that is supported, [batch].
+        typicality: Share of the supported samples that score less.
+
+    Returns:
+        The limit where no sample is supported, and for typicality 0.
+    """
+    if typicality == 0.0:
+        return limits
+    supported = scores >= limits.unsqueeze(1)
+    inside = torch.where(supported, scores.to(limits), torch.nan)
+    # a sample's own score, not one between two: at least that sample reaches it
+    goals = inside.nanquantile(typicality, dim=1, interpolation="lower")
+    return torch.where(supported.any(dim=1), goals, limits)
 
 
 class _Search:
@@ -178,12 +204,12 @@ class _Search:
         self.unit = shield.command_standardizer.std / weight.sqrt().to(state.device)
         self.request = request / self.unit
 
-    def start(self, limits: Tensor, goals: Tensor) -> None:
+    def start(self, limits: Tensor) -> None:
         """Draws the samples and lists the best of them."""
         n = self.settings.n_candidates
         samples, scores = self.shield.scored_samples(self.state, n)
-        reached = (scores >= goals.unsqueeze(1)).any(dim=1)
-        self.goals = (torch.where(reached, goals, limits) + _MARGIN).unsqueeze(1)
+        goals = typical_score(scores, limits, self.settings.typicality)
+        self.goals = (goals + _MARGIN).unsqueeze(1)
         points = self._at_least_one_step(samples / self.unit)
         distance = (points - self.request.unsqueeze(1)).norm(dim=2)
         distance = torch.where(scores >= self.goals, distance, torch.inf)
