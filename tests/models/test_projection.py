@@ -226,6 +226,7 @@ def test_the_typical_score_is_a_quantile_of_what_is_supported():
     for share, expected in ((0.0, -5.0), (0.4, -3.0), (0.99, -2.0)):
         # where nothing is supported, the verdict's own threshold is the goal
         assert typical_score(scores, limits, share).tolist() == [expected, -5.0]
+    assert typical_score(scores[:0], limits[:0], 0.5).tolist() == []
 
 
 def test_each_row_has_a_limit_of_its_own():

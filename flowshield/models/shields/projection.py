@@ -176,7 +176,7 @@ def typical_score(scores: Tensor, limits: Tensor, typicality: float) -> Tensor:
     Returns:
         The limit where no sample is supported, and for typicality 0.
     """
-    if typicality == 0.0:
+    if typicality == 0.0 or len(limits) == 0:  # torch has no quantile of nothing
         return limits
     supported = scores >= limits.unsqueeze(1)
     inside = torch.where(supported, scores.to(limits), torch.nan)
