@@ -410,5 +410,6 @@ def test_typicality_keeps_away_from_the_edge():
     less = (scores >= limits) & (scores < found.score.unsqueeze(1))
     share = less.double().sum(1) / (scores >= limits).double().sum(1)
     assert bool((share >= 0.59)[found.changed].all())
+    assert shield.goals(states[:0]).shape == (0,)
     shield.projection = ProjectionSettings(typicality=0.0)
     assert torch.equal(shield.goals(states), shield.limits(states))

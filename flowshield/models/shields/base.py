@@ -65,8 +65,11 @@ class BaseShield(JudgingModel):
 
     def goals(self, state: Tensor) -> Tensor:
         """The score that a projection aims for at each state, [batch]: `projection.typicality`."""
+        limits = self.limits(state)
+        if len(state) == 0:
+            return limits
         scores = self.scored_samples(state, self.projection.n_candidates)[1]
-        return typical_score(scores, self.limits(state), self.projection.typicality)
+        return typical_score(scores, limits, self.projection.typicality)
 
     @torch.no_grad()
     def achievable(

@@ -210,7 +210,7 @@ class ContinuousShield(BaseShield):
 
     def _draw(self, state: Tensor, noise: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
         """Commands [batch, n, 2] and log-densities [batch, n] from noise [batch * n, 2]."""
-        n_samples = len(noise) // len(state)
+        n_samples = len(noise) // max(1, len(state))
         context = self.field.encode(self.state_standardizer(state))
         start = torch.cat([noise, ode.standard_normal_log_density(noise).unsqueeze(1)], dim=1)
         end = ode.integrate(
