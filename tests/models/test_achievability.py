@@ -155,7 +155,7 @@ def test_the_achievability_keeps_its_own_rate():
 
 def test_projection_by_achievability_lands_on_its_edge():
     shield = normal_shield("achievability")
-    shield.projection = shield.projection._replace(alpha=None)
+    shield.projection = shield.projection._replace(typicality=0.0)
     state, request = torch.zeros(1, 1), torch.tensor([[110.0, 90.0]])
     found = shield.project_in_detail(state, request)
     assert found.supported.all() and not shield.is_ood(state, found.command).any()
