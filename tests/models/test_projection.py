@@ -320,13 +320,33 @@ def test_where_nothing_is_supported_the_best_sample_comes_back_and_says_so():
     found = projected(disc, state, command, 0.5, exactly(n_steps=0))  # scores end at 0
     assert found.changed.all() and not found.supported.any()
     assert bool((found.score < 0.5).all())
+    n = disc.samples.shape[1]
     best = (
-        disc.score(state.repeat_interleave(64, 0), disc.samples.reshape(-1, 2))
-        .view(-1, 64)
+        disc.score(state.repeat_interleave(n, 0), disc.samples.reshape(-1, 2))
+        .view(-1, n)
         .max(dim=1)
         .values
     )
     torch.testing.assert_close(found.score, best)
+
+
+@pytest.mark.parametrize("n_steps", [0, 2])
+def test_what_few_samples_miss_more_of_them_find(n_steps):
+    disc, (state, command) = Disc(reach=20.0), requests()  # a sample in 400 is supported
+    assert not bool((disc.scores(state, disc.scored_samples(state, 64)[0]) >= LIMIT).any())
+    found = projected(disc, state, command, LIMIT, exactly(n_steps=n_steps))
+    assert found.supported.all() and bool((found.score >= LIMIT).all())
+    again = projected(disc, state, found.command, LIMIT, exactly(n_steps=n_steps))
+    assert torch.equal(again.command, found.command) and not again.changed.any()
+
+
+@pytest.mark.parametrize("n_steps", [0, 2])
+def test_what_cannot_be_supported_does_not_move_twice(n_steps):
+    disc, (state, command) = Disc(), requests()
+    found = projected(disc, state, command, 0.5, exactly(n_steps=n_steps))
+    again = projected(disc, state[3:], found.command[3:], 0.5, exactly(n_steps=n_steps))
+    assert torch.equal(again.command, found.command[3:])
+    assert not (again.changed | again.supported).any() and bool((again.distance == 0).all())
 
 
 def test_requests_that_are_not_finite_are_refused():

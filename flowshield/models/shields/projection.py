@@ -29,6 +29,8 @@ _LEAST_WEIGHT = 1e-12  # a horizon without any weight would have no scale to sea
 # A score computed in a batch of another size differs in its last bits: what is accepted must be
 # supported by more than that, or its recheck could fail. Nats.
 _MARGIN = 1e-3
+_MORE = 16  # times the samples, where none of the first was supported
+_SAME = 1e-4  # scaled distance within which the best sample is the request itself
 
 
 class ProjectionSettings(NamedTuple):
@@ -152,8 +154,12 @@ def nearest_supported(
         command.clone(), score, torch.zeros_like(score), ~supported, supported.clone()
     )
     rows = (~supported).nonzero().squeeze(1)
-    if len(rows) > 0:
-        search = _Search(shield, state[rows], command[rows], settings)
+    for n_candidates in (settings.n_candidates, _MORE * settings.n_candidates):
+        if len(rows) == 0:
+            return result
+        search = _Search(
+            shield, state[rows], command[rows], settings._replace(n_candidates=n_candidates)
+        )
         search.start(limits[rows])
         found, found_score = search.run(settings.n_steps)
         result.command[rows] = found
@@ -162,6 +168,10 @@ def nearest_supported(
         result.distance[rows] = scaled_distance(
             found, command[rows], shield.command_standardizer, settings.horizon_weight
         ).to(score.dtype)
+        rows = rows[~result.supported[rows]]
+    # twice the same answer to what was the answer: rounding must not move it
+    same = rows[result.distance[rows] < _SAME]
+    result.command[same], result.distance[same], result.changed[same] = command[same], 0.0, False
     return result
 
 
