@@ -34,6 +34,9 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
     The thresholds come out of the functions that `BaseShield.calibrate` is made of, so that every
     step needs to be scored once only. A shield that judges by its achievability is looked at per
     step and without groups.
+
+    The unit "step_of_many" is the step again with `n_more` episodes to calibrate on: how much of
+    what separates nominal and realised rates is the luck of a small calibration set.
     """
     settings = context.settings
     parts, judged = parts_of(context, key.dataset, key.seed), fresh(context, key.dataset)
@@ -53,7 +56,12 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
             if n_groups > 1:
                 one = own.scores(unit, _groups(parts["train"], 1, 0), key.seed)[0]
                 rows += _rows(unit, settings.alphas, [one] * n_groups, pair[1], shared=True)
-    step = own.scores("step", _groups(parts["train"], 1, 0), key.seed)[0]
+    all_states = _groups(parts["train"], 1, 0)
+    step = own.scores("step", all_states, key.seed)[0]
+    more = _Scored(contender, fresh(context, key.dataset, "more"), parts["train"])
+    many = torch.cat([step, *more.scores("step", all_states, key.seed)])
+    new = by_unit["step"].scores("step", all_states, _FRESH_SEED)
+    rows += _rows("step_of_many", settings.alphas, [many], new)
     return {"rows": rows, "starts": _starts(contender, judged, step)}
 
 

@@ -12,7 +12,11 @@ from protocol.readings import of_calibration
 from protocol.results import Results, seeds_of
 from protocol.store import Records
 
-UNITS = {"step": "one random step", "episode": "whole episode"}
+UNITS = {
+    "step": "one random step",
+    "step_of_many": "one random step, further calibration episodes",
+    "episode": "whole episode",
+}
 
 Row = Mapping[str, Any]
 
@@ -60,7 +64,8 @@ def by_group(results: Results, dataset: str) -> Table | None:
     for name, mine in _models(records, results):
         grouped = [row for m in mine for row in m["rows"] if row["groups"] > 1]
         for unit, words in UNITS.items():
-            for shared in (True, False) if grouped else ():
+            any_of_it = any(row["unit"] == unit for row in grouped)
+            for shared in (True, False) if any_of_it else ():
                 rows.append([name, words, "one for all" if shared else "one each"])
                 for alpha in results.settings.alphas:
                     wanted = (unit, shared, alpha)

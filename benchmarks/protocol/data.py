@@ -16,7 +16,7 @@ from protocol.schedule import Context
 from protocol.settings import KNOWN, SPLIT
 from protocol.store import Key
 
-_SEEDS = {"": 0, "fresh": 1}  # of the collections, so that no episode is in both
+_SEEDS = {"": 0, "fresh": 1, "more": 2}  # of the collections, so that no episode is in both
 
 
 def config_for(
@@ -42,13 +42,13 @@ def config_for(
 
 
 def measure(context: Context, key: Key) -> dict[str, Any]:
-    """Collects the episodes of a behaviour; detail "fresh" for the lot that judges only."""
+    """Collects the episodes of a behaviour; details "fresh", "more": see `fresh`."""
     config = compose("run", _collected_with(key.dataset))
     settings = context.settings
     env = make_env(config.env.name, **config.env.kwargs)
     behaviour = OmegaConf.to_container(config.behaviour, resolve=True)
     collector = DataCollector(env, behaviour=behaviour)  # type: ignore[arg-type]
-    lots = {"fresh": settings.n_fresh, "": settings.n_episodes}
+    lots = {"": settings.n_episodes, "fresh": settings.n_fresh, "more": settings.n_more}
     n = settings.n_known if key.dataset in KNOWN else lots[key.detail]
     dataset = collector.collect(n, seed=_SEEDS[key.detail])
     collector.save(context.store.episodes(_name(key.dataset, key.detail)))
@@ -77,9 +77,9 @@ def collection(context: Context, dataset: str) -> TrajectoryDataset:
     return _read(context.store.episodes(_name(dataset)))
 
 
-def fresh(context: Context, dataset: str) -> TrajectoryDataset:
-    """The episodes of another seed that trained, selected and calibrated nothing."""
-    return _read(context.store.episodes(_name(dataset, "fresh")))
+def fresh(context: Context, dataset: str, lot: str = "fresh") -> TrajectoryDataset:
+    """Episodes of another seed: "fresh" ones judge only, "more" may calibrate."""
+    return _read(context.store.episodes(_name(dataset, lot)))
 
 
 def parts_of(context: Context, dataset: str, seed: int) -> dict[str, TrajectoryDataset]:

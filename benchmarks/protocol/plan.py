@@ -27,12 +27,12 @@ def plan(settings: Settings, parts: Sequence[str]) -> list[Task]:
 def _of_seed(settings: Settings, parts: Sequence[str], dataset: str, seed: int) -> Iterator[Task]:
     """Everything about one dataset and one training seed."""
     collected = Key("data", dataset, 0, "data")
-    fresh = Key("data", dataset, 0, "data", "fresh")
+    lots = [Key("data", dataset, 0, "data", lot) for lot in ("fresh", "more")]
     if not set(parts) - {"known"}:
         return
     yield Task(collected, data.measure)
     if "calibration" in parts:
-        yield Task(fresh, data.measure)
+        yield from (Task(lot, data.measure) for lot in lots)
     for name in (*settings.shields, *settings.peers):
         yield _trained(dataset, seed, name)
     for name in names(settings):
@@ -44,10 +44,10 @@ def _of_seed(settings: Settings, parts: Sequence[str], dataset: str, seed: int) 
                 yield Task(key._replace(detail=ACHIEVABILITY), detection.measure, needs)
         if "calibration" in parts:
             key = Key("calibration", dataset, seed, name)
-            yield Task(key, calibration.measure, (*needs, fresh))
+            yield Task(key, calibration.measure, (*needs, *lots))
             if name in settings.shields and knows_achievability(name):
                 by_achievability = key._replace(detail=ACHIEVABILITY)
-                yield Task(by_achievability, calibration.measure, (*needs, fresh))
+                yield Task(by_achievability, calibration.measure, (*needs, *lots))
     for name in settings.shields:
         needs = (collected, *_model(settings, dataset, seed, name))
         if "projection" in parts:

@@ -58,7 +58,8 @@ def _introduction(results: Results) -> str:
     if results.of("calibration"):
         text += (
             f"Realised false alarms are those of {settings.n_fresh:,} fresh episodes a dataset, "
-            f"per whole episode of {settings.n_whole:,} of them. "
+            f"per whole episode of {settings.n_whole:,} of them; further calibration episodes are "
+            f"{settings.n_more:,}. "
         )
     return f"{text}± is half a 95% t-interval over the training seeds.\n\n"
 

@@ -50,6 +50,7 @@ class Settings:
         n_episodes: Episodes collected per dataset.
         n_fresh: Further episodes per dataset that train, select and calibrate nothing.
         n_whole: Fresh episodes of which every step is scored, for the rate per episode.
+        n_more: Still further ones that join the calibration, to show what remains of its luck.
         n_states: Random test states of the detection rungs.
         n_projected: Test states whose impossible request is projected; the grid's requests are
             asked at a sixth of as many each.
@@ -59,7 +60,8 @@ class Settings:
         n_cell: Episodes of a cell of the behaviour grid.
         n_known: Episodes collected in each environment with a known answer.
         peer_seconds: Training budget of each peer.
-        overrides: Hydra overrides of the package's run config.
+        overrides: Hydra overrides of the package's run config. Half as many epochs again as the
+            ten-minute profile has: see `benchmarks/densities.py`.
         known_overrides: Further ones for the environments with a known answer: their episodes are
             short, so that an epoch has fewer steps.
     """
@@ -75,6 +77,7 @@ class Settings:
     n_episodes: int = 3000
     n_fresh: int = 2000
     n_whole: int = 600
+    n_more: int = 8000
     n_states: int = 3000
     n_projected: int = 600
     n_searched: int = 100
@@ -83,7 +86,7 @@ class Settings:
     n_cell: int = 200
     n_known: int = 20000
     peer_seconds: float = 120.0
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ("shield_epochs=12",)
     known_overrides: tuple[str, ...] = ("shield_epochs=15",)
 
     @property
@@ -112,6 +115,7 @@ def quick() -> Settings:
             n_episodes=135,
             n_fresh=24,
             n_whole=6,
+            n_more=20,
             n_states=100,
             n_projected=12,
             n_searched=2,

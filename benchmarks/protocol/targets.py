@@ -123,6 +123,12 @@ def _beats(rung: str, found: dict[str, Mean], settings: Settings) -> Target:
 
 # ---------------------------------------------------------------- calibration
 
+_UNITS = {
+    "step": "step",
+    "step_of_many": "step, further episodes to calibrate on",
+    "episode": "episode",
+}
+
 
 def _calibration(results: Results) -> Iterator[Target]:
     """Counts of intervals that hold the nominal rate, beside what chance would leave out.
@@ -134,11 +140,11 @@ def _calibration(results: Results) -> Iterator[Target]:
     is counted as if they did not.)
     """
     alphas = results.settings.alphas
-    for dataset, unit in product(results.settings.datasets, ("step", "episode")):
+    for dataset, unit in product(results.settings.datasets, _UNITS):
         records = results.of("calibration", dataset)
         mine = {k: r for k, r in records.items() if k.model in results.settings.shields}
         rows = [row for r in mine.values() for a in alphas if (row := of_calibration(r, unit, a))]
-        about = f"{dataset}, per {unit}: nominal rate within"
+        about = f"{dataset}, per {_UNITS[unit]}: nominal rate within"
         yield left_out(
             f"{about} its Clopper-Pearson interval (shields, seeds, levels)",
             map(bool, map(itemgetter("covered"), rows)),
