@@ -60,8 +60,7 @@ class Settings:
         n_cell: Episodes of a cell of the behaviour grid.
         n_known: Episodes collected in each environment with a known answer.
         peer_seconds: Training budget of each peer.
-        overrides: Hydra overrides of the package's run config. Half as many epochs again as the
-            ten-minute profile has: see `benchmarks/densities.py`.
+        overrides: Hydra overrides of the package's run config.
         known_overrides: Further ones for the environments with a known answer: their episodes are
             short, so that an epoch has fewer steps.
     """
@@ -86,7 +85,7 @@ class Settings:
     n_cell: int = 200
     n_known: int = 20000
     peer_seconds: float = 120.0
-    overrides: tuple[str, ...] = ("shield_epochs=12",)
+    overrides: tuple[str, ...] = ()
     known_overrides: tuple[str, ...] = ("shield_epochs=15",)
 
     @property
