@@ -41,7 +41,7 @@ def known_answers(results: Results) -> Table | None:
             )
     head = ["environment", "model", "excess NLL, nats", "AUROC", "AUROC of Bayes"]
     head += ["frontier error, law as learnt", "frontier error", "a perfect model's"]
-    title = f"Known answers: beside the exact p(H, R | s), {results.settings.n_known:,} episodes"
+    title = "Known answers: beside the exact p(H, R | s)"
     return Table(title, head, rows, seeds_of(records), _NOTE) if rows else None
 
 

@@ -3,7 +3,8 @@
 __all__ = ["KNOWN", "PARTS", "SPLIT", "Settings", "full", "quick"]
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from controls import CONTROLS
@@ -58,7 +59,8 @@ class Settings:
         n_queries: Timed queries of each kind at batch size 1.
         compiled: Whether the compiled path is timed too; compiling takes a minute a shield.
         n_cell: Episodes of a cell of the behaviour grid.
-        n_known: Episodes collected in each environment with a known answer.
+        n_known: Episodes collected in each environment with a known answer. The gridworld's law is
+            richer, and with 20,000 its AUROC stays .010 to .011 short of Bayes's.
         peer_seconds: Training budget of each peer.
         overrides: Hydra overrides of the package's run config.
         known_overrides: Further ones for the environments with a known answer: their episodes are
@@ -83,7 +85,9 @@ class Settings:
     n_queries: int = 300
     compiled: bool = True
     n_cell: int = 200
-    n_known: int = 20000
+    n_known: Mapping[str, int] = field(
+        default_factory=lambda: {"geometric_chain": 20000, "gridworld": 40000}
+    )
     peer_seconds: float = 120.0
     overrides: tuple[str, ...] = ()
     known_overrides: tuple[str, ...] = ("shield_epochs=15",)
@@ -121,7 +125,7 @@ def quick() -> Settings:
             n_queries=3,
             compiled=False,
             n_cell=2,
-            n_known=60,
+            n_known=dict.fromkeys(KNOWN, 60),
             peer_seconds=0.5,
             overrides=("n_epochs=1", "shield_epochs=1", "calibration.alpha=0.1"),
             known_overrides=(),
