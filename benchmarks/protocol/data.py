@@ -48,8 +48,8 @@ def measure(context: Context, key: Key) -> dict[str, Any]:
     env = make_env(config.env.name, **config.env.kwargs)
     behaviour = OmegaConf.to_container(config.behaviour, resolve=True)
     collector = DataCollector(env, behaviour=behaviour)  # type: ignore[arg-type]
-    lots = {"": settings.n_episodes, "fresh": settings.n_fresh, "more": settings.n_more}
-    n = settings.n_known[key.dataset] if key.dataset in KNOWN else lots[key.detail]
+    lots = {"fresh": settings.n_fresh, "more": settings.n_more}
+    n = lots.get(key.detail, settings.n_collected(key.dataset))
     dataset = collector.collect(n, seed=_SEEDS[key.detail])
     collector.save(context.store.episodes(_name(key.dataset, key.detail)))
     env.close()

@@ -52,7 +52,7 @@ def _introduction(results: Results) -> str:
     if collected & set(settings.datasets):
         sizes.append(f"{settings.n_episodes:,} episodes in each of the LunarLander datasets")
     if collected & set(settings.known):
-        sizes += [f"{settings.n_known[env]:,} of {env}" for env in settings.known]
+        sizes += [f"{settings.n_collected(env):,} of {env}" for env in settings.known]
     text = f"# Achievability\n\n{', '.join(sizes)}, split by episode into {shares}, anew for each "
     text += "training seed. "
     if results.of("calibration"):
