@@ -54,6 +54,7 @@ class _Range(NamedTuple):
     holds: Callable[[float], bool]
 
 
+_AT_LEAST_MINUS_1: Final = _Range("at least -1", lambda value: value >= -1)
 _AT_LEAST_0: Final = _Range("at least 0", lambda value: value >= 0)
 _AT_LEAST_1: Final = _Range("at least 1", lambda value: value >= 1)
 _AT_LEAST_2: Final = _Range("at least 2", lambda value: value >= 2)
@@ -74,6 +75,11 @@ _RANGES: Final[dict[str, _Range]] = {
     "learning_rate": _POSITIVE,
     "checkpoint_every": _AT_LEAST_1,
     "num_workers": _AT_LEAST_0,
+    "ray.cpus_per_worker": _POSITIVE,
+    "ray.envs_per_worker": _AT_LEAST_1,
+    "ray.chunk_episodes": _AT_LEAST_1,
+    "ray.max_failures": _AT_LEAST_MINUS_1,
+    "ray.resident_bytes": _AT_LEAST_0,
     "n_threads": _AT_LEAST_1,
     "data.n_episodes": _AT_LEAST_1,
     "data.split.*": _INSIDE_0_1,
@@ -176,6 +182,8 @@ def checked_value(key: str, value: Any, default: Any) -> Any:
     Raises:
         ConfigError: Another type, out of range, or not among the choices.
     """
+    if key == "ray.num_workers":
+        return _worker_range(value)
     kind, nullable = _lookup(_TYPES, key) or (type(default), default is None)
     if value is None and nullable:
         return None
@@ -188,6 +196,19 @@ def checked_value(key: str, value: Any, default: Any) -> Any:
     if choices is not None and value not in choices:
         raise unknown_name(f"value of config key {key!r}:", value, choices)
     return value
+
+
+def _worker_range(value: Any) -> Any:
+    """A number of workers, the least and the most, or null."""
+    numbers = value if isinstance(value, list) else [value]
+    whole = all(type(number) is int and number >= 0 for number in numbers)
+    ordered = not isinstance(value, list) or (len(value) == 2 and 1 <= value[0] <= value[1])
+    if value is None or (whole and ordered):
+        return value
+    raise ConfigError(
+        "config key 'ray.num_workers': expected null, a whole number of at least 0, or the least "
+        f"and the most, such as [1,4], got {value!r}"
+    )
 
 
 def check_shares(shares: Mapping[str, float]) -> None:

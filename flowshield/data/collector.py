@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +20,9 @@ from flowshield.data.rollout import rollout
 from flowshield.data.seeding import check_seed, draw_env_seed, episode_generator
 from flowshield.envs import ContinuousEnvWrapper
 from flowshield.errors import ConfigError, DataError, ShapeError
+
+if TYPE_CHECKING:
+    from flowshield.distributed import SharedDataset
 
 
 class DataCollector:
@@ -69,8 +72,8 @@ class DataCollector:
             render: Shows the collection: the environment must have been made with a render_mode,
                 "human" for a window.
             seed: Seed of everything random, a whole number >= 0.
-            num_workers: 0 collects in this process.
-            progress: Called with every finished episode, in order.
+            num_workers: Rollout actors on Ray; 0 collects in this process. The dataset is the same.
+            progress: Called with every finished episode, in order; only without actors.
 
         Returns:
             The dataset, which `save` writes to a file.
@@ -82,6 +85,13 @@ class DataCollector:
             ShapeError: The policy gave an action of the wrong shape.
         """
         self._check(n_episodes, render, num_workers)
+        if num_workers > 0:
+            from flowshield.distributed import session
+
+            with session():
+                shared = self.collect_shared(n_episodes, seed=seed, num_workers=num_workers)
+                self._dataset = shared.to_local()
+            return self._dataset
         episodes = collect_episodes(
             [self.env], self.behaviour, range(n_episodes), seed, progress, render=render
         )
@@ -89,15 +99,46 @@ class DataCollector:
         self._dataset = TrajectoryDataset.from_episodes(episodes, metadata)
         return self._dataset
 
+    def collect_shared(
+        self,
+        n_episodes: int,
+        *,
+        seed: int = 0,
+        num_workers: int = 1,
+        **settings: Any,
+    ) -> "SharedDataset":
+        """Collects the same episodes with Ray actors, and leaves them in the object store.
+
+        Args:
+            n_episodes: Number of episodes, at least 1.
+            seed: Seed of everything random, a whole number >= 0.
+            num_workers: Rollout actors, at least 1, one CPU each.
+            **settings: See `flowshield.distributed.collect_shared`.
+
+        Returns:
+            The episodes as `SharedDataset`: `to_ray`, `to_local`, `write_parquet`. They live as long
+            as the Ray session: enter `flowshield.distributed.session()` before.
+
+        Raises:
+            ConfigError, DataError, ShapeError: As for `collect`.
+        """
+        from flowshield.distributed import collect_shared
+
+        self._check(n_episodes, False, num_workers)
+        check_seed(seed)
+        return collect_shared(
+            self.env, self.behaviour, n_episodes, seed, num_workers=num_workers, **settings
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes what was collected last to a `.npz` or `.pkl` file.
+        """Writes what was collected last to a `.npz` or `.pkl` file or a `.parquet` folder.
 
         Args:
             path: Where to; an existing file is replaced once the new one is complete.
 
         Raises:
             DataError: Nothing was collected yet.
-            FileFormatError: The suffix is neither .npz nor .pkl.
+            FileFormatError: The suffix is none of these.
             OSError: The file cannot be written; one that was there before is still there.
         """
         if self._dataset is None:
@@ -109,10 +150,10 @@ class DataCollector:
             raise ConfigError(f"expected a whole number of episodes, got {n_episodes!r}")
         if n_episodes <= 0:
             raise ConfigError(f"expected n_episodes >= 1, got {n_episodes}")
-        if num_workers != 0:
-            raise ConfigError(
-                f"this release collects in this process: expected num_workers=0, got {num_workers}"
-            )
+        if isinstance(num_workers, bool) or num_workers < 0:
+            raise ConfigError(f"expected num_workers >= 0, got {num_workers!r}")
+        if num_workers > 0 and render:
+            raise ConfigError("render=True needs num_workers=0: rollout actors have no screen")
         if render and self.env.render_mode is None:
             raise ConfigError(
                 f"render=True needs an environment that can draw, and {self.env.name!r} was made "

@@ -1,9 +1,12 @@
 """Environments by name."""
 
-__all__ = ["get_env_info", "list_envs", "make_env", "register_env"]
+__all__ = ["env_maker", "get_env_info", "list_envs", "make_env", "register_env"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+
+import gymnasium as gym
 
 from flowshield.envs.geometric_chain import GeometricChainWrapper
 from flowshield.envs.gridworld import GridworldWrapper
@@ -41,6 +44,25 @@ def make_env(name: str, **kwargs: Any) -> ContinuousEnvWrapper:
     env = ContinuousEnvWrapper(make_gymnasium_env(name, known=_WRAPPERS, **kwargs), name=name)
     env.make_kwargs = kwargs
     return env
+
+
+def env_maker(name: str, kwargs: Mapping[str, Any]) -> Callable[[], ContinuousEnvWrapper]:
+    """A function that makes an environment in any process, registered there or not.
+
+    Args:
+        name: As for `make_env`.
+        kwargs: Likewise.
+
+    Raises:
+        ConfigError: The name stands for nothing that could be made again.
+    """
+    wrapper, spec = _WRAPPERS.get(_ALIASES.get(name, name)), gym.registry.get(name)
+    if wrapper is None and spec is None:
+        raise ConfigError(
+            f"environment {name!r} cannot be made again in another process: give it a name with "
+            "register_env or gymnasium.register, or use num_workers=0"
+        )
+    return partial(_make_anywhere, name, dict(kwargs), wrapper, spec)
 
 
 def register_env(name: str, wrapper_cls: Callable[..., ContinuousEnvWrapper]) -> None:
@@ -90,6 +112,19 @@ def get_env_info(name: str, **kwargs: Any) -> dict[str, int | None]:
         }
     finally:
         env.close()
+
+
+def _make_anywhere(
+    name: str,
+    kwargs: dict[str, Any],
+    wrapper: Callable[..., ContinuousEnvWrapper] | None,
+    spec: Any,
+) -> ContinuousEnvWrapper:
+    if wrapper is not None:
+        _WRAPPERS.setdefault(_ALIASES.get(name, name), wrapper)
+    elif name not in gym.registry:
+        gym.registry[name] = spec
+    return make_env(name, **kwargs)
 
 
 def _call_wrapper(

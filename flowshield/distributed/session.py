@@ -1,0 +1,50 @@
+"""Ray itself: the cluster that this process belongs to, or one of this machine alone."""
+
+__all__ = ["available_cpus", "session"]
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.data import DataContext
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """Ray for as long as the body runs.
+
+    What is there already is used and left as it is: a Ray that this process has initialised, or
+    the cluster whose job it is (`ray job submit` sets RAY_ADDRESS). Otherwise one of this machine
+    is started, on loopback, and ended with the body.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _start()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def available_cpus() -> int:
+    """CPUs that the cluster can have at once, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _start() -> None:
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        # nobody but this user's own processes can reach it; without a word Ray may turn tokens on
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        address="local" if address is None else address,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        # Ray Train and Tune free what a killed worker held only where the dashboard runs
+        **({"include_dashboard": True, "dashboard_host": "127.0.0.1"} if address is None else {}),
+    )
+    DataContext.get_current().enable_progress_bars = False

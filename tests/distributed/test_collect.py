@@ -1,0 +1,120 @@
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from flowshield.data import DataCollector, TrajectoryDataset
+from flowshield.distributed import collect_shared
+from flowshield.envs import ContinuousEnvWrapper, make_env, register_env
+from flowshield.errors import ConfigError, DataError
+
+pytestmark = pytest.mark.ray
+
+MIXED = {
+    "components": [
+        {"kind": "controller", "weight": 0.5},
+        {"kind": "noisy_controller", "weight": 0.3, "levels": [0.1, 0.3]},
+        {"kind": "random", "weight": 0.2},
+    ]
+}
+N = 48
+
+
+def collector():
+    return DataCollector(make_env("lunarlander"), behaviour=MIXED)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The bytes of the dataset that this process collects by itself."""
+    path = tmp_path_factory.mktemp("alone") / "data.npz"
+    collector().collect(N, seed=3).save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_bytes(cluster, alone, num_workers, tmp_path):
+    if num_workers > cluster.cluster_resources()["CPU"]:
+        pytest.skip("four actors need four CPUs: see the test with killed ones")
+    collector().collect(N, seed=3, num_workers=num_workers).save(tmp_path / "data.npz")
+    assert (tmp_path / "data.npz").read_bytes() == alone
+
+
+def alive_workers():
+    from ray.util.state import list_actors
+
+    filters = [("state", "=", "ALIVE"), ("class_name", "=", "RolloutWorker")]
+    return [actor.pid for actor in list_actors(filters=filters) if actor.pid]
+
+
+def test_killed_workers_lose_nothing(cluster, alone, tmp_path):
+    killed = []
+
+    def kill(_):
+        if len(killed) < 20:
+            for pid in alive_workers():
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    shared = collector().collect_shared(
+        N, seed=3, num_workers=2, envs_per_worker=2, chunk_episodes=2, on_chunk=kill
+    )
+    shared.to_local().save(tmp_path / "data.npz")
+    assert len(killed) >= 20
+    assert (tmp_path / "data.npz").read_bytes() == alone
+
+
+def test_the_blocks_are_a_ray_dataset_and_parquet(cluster, tmp_path):
+    shared = collector().collect_shared(12, seed=3, num_workers=2, chunk_episodes=4)
+    local = shared.to_local()
+    assert len(shared.blocks) == 3 and len(shared) == len(local) and shared.n_episodes == 12
+    np.testing.assert_array_equal(shared.episode_returns, local.episode_returns)
+    rows = shared.to_ray()
+    assert rows.count() == len(local)
+    batch = next(iter(rows.iter_batches(batch_size=None)))
+    np.testing.assert_array_equal(batch["states"], local.states[: len(batch["states"])])
+    shared.write_parquet(tmp_path / "data.parquet")
+    read = TrajectoryDataset(tmp_path / "data.parquet")
+    for name in ("states", "actions", "rewards", "terminated", "truncated", "final_states"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(local, name))
+    assert read.metadata["seed"] == 3 and read.behaviours.tolist() == local.behaviours.tolist()
+    read.save(tmp_path / "read.npz")
+    assert TrajectoryDataset(tmp_path / "read.npz").n_episodes == 12
+
+
+class Sulking(ContinuousEnvWrapper):
+    """An environment that only this process has registered, and that fails in its third episode."""
+
+    def __init__(self):
+        import gymnasium as gym
+
+        super().__init__(gym.make("Pendulum-v1"), name="sulking")
+        self.resets = 0
+
+    def reset(self, **options):
+        self.resets += 1
+        state, info = super().reset(**options)
+        return (state * np.nan if self.resets > 2 else state), info
+
+
+def test_an_environment_of_ones_own_and_its_error(cluster):
+    register_env("sulking", Sulking)
+    env = make_env("sulking")
+    behaviour = DataCollector(env).behaviour
+    fine = collect_shared(env, behaviour, 2, 0, num_workers=1, envs_per_worker=2)
+    assert fine.n_episodes == 2
+    with pytest.raises(DataError, match="expected finite numbers"):
+        collect_shared(env, behaviour, 6, 0, num_workers=1, envs_per_worker=1)
+
+
+def test_what_cannot_be_made_again_is_refused(cluster):
+    import gymnasium as gym
+
+    class Nameless(gym.Wrapper):
+        pass
+
+    env = ContinuousEnvWrapper(Nameless(gym.make("Pendulum-v1").unwrapped), name="nameless")
+    env.max_episode_steps = 5
+    with pytest.raises(ConfigError, match="cannot be made again.*register_env"):
+        DataCollector(env).collect(2, num_workers=1)
