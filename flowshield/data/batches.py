@@ -98,6 +98,16 @@ class TransitionTensors:
             return_after=self.return_after if self.mode == "future" else None,
         )
 
+    def to(self, device: torch.device) -> "TransitionTensors":
+        """The same transitions on another device; "future" draws from that one's generator."""
+        return TransitionTensors.of_rows(
+            self.states.to(device),
+            self.actions.to(device),
+            self.commands.to(device),
+            rows=_moved(self.rows, device),
+            return_after=_moved(self.return_after, device) if self.mode == "future" else None,
+        )
+
     def __len__(self) -> int:
         """Number of transitions N."""
         return len(self.states)
@@ -153,6 +163,10 @@ class CommandPairs:
 def _rows(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     # on CPUs several times as fast as tensor[indices], which admits what rows do not need
     return tensor.index_select(0, indices)
+
+
+def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 def checked_device(device: str | torch.device) -> torch.device:

@@ -21,11 +21,18 @@ from flowshield.training.early_stopping import EarlyStopping
 from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.flat_parameters import FlatParameters
 from flowshield.training.learning_rate import LearningRateScheduler
-from flowshield.training.rows import EpochRows, Rows, ShuffledRows, describe, spread
+from flowshield.training.rows import (
+    VALIDATION_ROWS,
+    EpochRows,
+    Rows,
+    ShuffledRows,
+    check_rows,
+    describe,
+    spread,
+)
 from flowshield.training.step import GraphedStep, TrainingStep
 from flowshield.training.worker import InProcessWorker, Objective, Worker
 
-_VALIDATION_ROWS = 4096  # evenly spaced held-out rows: enough to rank epochs by
 _VALIDATION_SEED = 1  # the same noise in every epoch, so that epochs differ by their weights alone
 
 
@@ -117,11 +124,7 @@ class _FitLoop:
         worker: Worker,
         descriptions: Mapping[str, Mapping[str, int]] | None,
     ) -> None:
-        if len(train) == 0 or len(validation) == 0:
-            raise DataError(
-                f"expected training and validation rows, got {len(train)} and {len(validation)}: "
-                "collect more episodes"
-            )
+        check_rows(train, validation)
         if settings.batch_size < 1:
             raise ConfigError(f"batch_size: expected at least 1, got {settings.batch_size}")
         self.model, self.train, self.validation = model, train, validation
@@ -195,7 +198,7 @@ class _FitLoop:
     def _validate(self) -> float:
         self.judged.eval()
         self._seed_noise(_VALIDATION_SEED)
-        batch = self.validation.batch(spread(self.validation, _VALIDATION_ROWS, self.device))
+        batch = self.validation.batch(spread(self.validation, VALIDATION_ROWS, self.device))
         loss: Tensor = self.judged.validation_loss(*batch)  # type: ignore[operator]
         # every rank must come to the same decision to stop, or the others wait for ever
         return float(self.worker.mean(loss))

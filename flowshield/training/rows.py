@@ -1,6 +1,14 @@
 """Rows to train on and to judge by, and the order in which an epoch visits them."""
 
-__all__ = ["EpochRows", "Rows", "ShuffledRows", "describe", "spread"]
+__all__ = [
+    "VALIDATION_ROWS",
+    "EpochRows",
+    "Rows",
+    "ShuffledRows",
+    "check_rows",
+    "describe",
+    "spread",
+]
 
 import zlib
 from collections.abc import Iterator
@@ -9,6 +17,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from flowshield.errors import DataError
+
+VALIDATION_ROWS = 4096  # evenly spaced held-out rows: enough to rank epochs by
 _IDENTITY_ROWS = 1024  # evenly spaced rows that tell one dataset from another
 
 
@@ -55,6 +66,19 @@ class ShuffledRows:
         order = torch.randperm(len(self), generator=shuffle, device=shuffle.device)
         for start in range(0, len(self) - batch_size + 1, batch_size):
             yield order[start : start + batch_size]
+
+
+def check_rows(train: Rows, validation: Rows) -> None:
+    """Refuses to train on nothing, or to judge by nothing.
+
+    Raises:
+        DataError: There are no rows of one kind or the other.
+    """
+    if len(train) == 0 or len(validation) == 0:
+        raise DataError(
+            f"expected training and validation rows, got {len(train)} and {len(validation)}: "
+            "collect more episodes"
+        )
 
 
 def spread(rows: Rows, at_most: int, device: torch.device) -> Tensor:
