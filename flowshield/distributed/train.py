@@ -118,13 +118,13 @@ def fit_on_ray(
             _load(model, refused.weights)
             raise refused.error from None
     result: FitResult
-    result, weights = outcome.return_value
+    result, weights = outcome.return_value  # type: ignore[attr-defined]
     _load(model, weights)
     model.eval()
     return result
 
 
-class _Controller(UserCallback):  # type: ignore[misc]
+class _Controller(UserCallback):
     """What the run's controller, on the driver's node, does for us.
 
     Args:

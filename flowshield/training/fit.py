@@ -294,7 +294,9 @@ class _FitLoop:
         """What a checkpoint must agree on with the fit that goes on from it."""
         settings = asdict(self.settings)
         del settings["checkpoint_every"]  # changes nothing about the weights
-        described = self.descriptions or describe_rows(self.train, self.validation, self.device)
+        described = self.descriptions
+        if described is None:
+            described = describe_rows(self.train, self.validation, self.device)
         sections = {
             "scheduler": settings.pop("scheduler"),
             "model": getattr(self.model, "hyperparameters", {}),
