@@ -1,6 +1,6 @@
 """Episodes, the datasets they make, and the behaviour that they come from."""
 
-from flowshield.data.batches import CommandsMode, TransitionTensors
+from flowshield.data.batches import CommandPairs, CommandsMode, TransitionTensors
 from flowshield.data.behaviour import (
     Behaviour,
     CallableBehaviour,
@@ -20,6 +20,7 @@ __all__ = [
     "Behaviour",
     "CallableBehaviour",
     "CommandDataset",
+    "CommandPairs",
     "CommandsMode",
     "DataCollector",
     "Episode",

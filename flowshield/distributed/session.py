@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -31,7 +32,7 @@ def session() -> Iterator[None]:
 
 def available_cpus() -> int:
     """CPUs that the cluster can have at once, at least 1."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
 
 def _start() -> None:
@@ -40,11 +41,12 @@ def _start() -> None:
         # nobody but this user's own processes can reach it; without a word Ray may turn tokens on
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray Train and Tune free what a killed worker held only where the dashboard runs
+    dashboard: dict[str, Any] = {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     ray.init(
         address="local" if address is None else address,
         log_to_driver=False,
         logging_level=logging.WARNING,
-        # Ray Train and Tune free what a killed worker held only where the dashboard runs
-        **({"include_dashboard": True, "dashboard_host": "127.0.0.1"} if address is None else {}),
+        **(dashboard if address is None else {}),
     )
     DataContext.get_current().enable_progress_bars = False

@@ -1,12 +1,11 @@
 """The fit loop: the same for the agent and the shields, in this process and on a Ray worker."""
 
-__all__ = ["fit"]
+__all__ = ["describe_rows", "fit"]
 
 import copy
 import math
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +18,21 @@ from torch import Tensor, nn
 from flowshield.errors import ConfigError, DataError
 from flowshield.models.serialization import load_payload, save_payload
 from flowshield.training.early_stopping import EarlyStopping
-from flowshield.training.fit_settings import FitResult, FitSettings, Rows
+from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.flat_parameters import FlatParameters
 from flowshield.training.learning_rate import LearningRateScheduler
+from flowshield.training.rows import (
+    VALIDATION_ROWS,
+    EpochRows,
+    Rows,
+    ShuffledRows,
+    check_rows,
+    describe,
+    spread,
+)
 from flowshield.training.step import GraphedStep, TrainingStep
 from flowshield.training.worker import InProcessWorker, Objective, Worker
 
-_IDENTITY_ROWS = 1024  # evenly spaced rows that tell one dataset from another
-_VALIDATION_ROWS = 4096  # evenly spaced held-out rows: enough to rank epochs by
 _VALIDATION_SEED = 1  # the same noise in every epoch, so that epochs differ by their weights alone
 
 
@@ -37,6 +43,7 @@ def fit(
     settings: FitSettings,
     *,
     worker: Worker | None = None,
+    descriptions: Mapping[str, Mapping[str, int]] | None = None,
     checkpoint_dir: Path | None = None,
     resume: bool = False,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
@@ -48,11 +55,14 @@ def fit(
 
     Args:
         model: A module with `compute_loss` and `validation_loss`, on the device of the rows.
-        train: Training rows.
+        train: Training rows, of several ranks this one's own; at every step each takes its part
+            of `batch_size`, so that the ranks together take that many.
         validation: Rows of episodes that are not trained on.
         settings: See `FitSettings`.
         worker: Where the loop runs; None = this process.
-        checkpoint_dir: Folder for last.pt (resumable) and best.pt (weights); None = write nothing.
+        descriptions: What `describe_rows` says of all rows, where these here are a part of them.
+        checkpoint_dir: Folder for last.pt (resumable) and best.pt (weights), which the first rank
+            writes; None = write nothing.
         resume: Whether to go on from last.pt where there is one.
         on_epoch: Called with each record of the history.
 
@@ -64,7 +74,8 @@ def fit(
             best weights so far.
         ConfigError: last.pt was written with other settings or other data.
     """
-    loop = _FitLoop(model, train, validation, settings, worker or InProcessWorker())
+    worker = worker or InProcessWorker()
+    loop = _FitLoop(model, train, validation, settings, worker, descriptions)
     with torch.random.fork_rng(devices=[loop.device] if loop.device.type == "cuda" else []):
         try:
             if checkpoint_dir is not None and resume and (checkpoint_dir / "last.pt").exists():
@@ -76,11 +87,29 @@ def fit(
                 record = loop.run_epoch()
                 if on_epoch is not None:
                     on_epoch(record)
-                if checkpoint_dir is not None and loop.worker.rank == 0:
-                    loop.save(checkpoint_dir)
+                saved = False
+                if checkpoint_dir is not None and worker.rank == 0:
+                    saved = loop.save(checkpoint_dir)
+                worker.report(record, checkpoint_dir if saved else None)
         finally:
             loop.parameters.release()
     return loop.result()
+
+
+def describe_rows(train: Rows, validation: Rows, device: torch.device) -> dict[str, dict[str, int]]:
+    """What a checkpoint says of the rows it was trained and judged on.
+
+    Args:
+        train: All training rows.
+        validation: All validation rows.
+        device: Where both lie.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        described = {}
+        for name, rows in (("training rows", train), ("validation rows", validation)):
+            _seed_noise(_VALIDATION_SEED, device)  # rows may draw their commands
+            described[name] = describe(rows, device)
+    return described
 
 
 class _FitLoop:
@@ -93,18 +122,17 @@ class _FitLoop:
         validation: Rows,
         settings: FitSettings,
         worker: Worker,
+        descriptions: Mapping[str, Mapping[str, int]] | None,
     ) -> None:
-        if len(train) == 0 or len(validation) == 0:
-            raise DataError(
-                f"expected training and validation rows, got {len(train)} and {len(validation)}: "
-                "collect more episodes"
-            )
+        check_rows(train, validation)
         if settings.batch_size < 1:
             raise ConfigError(f"batch_size: expected at least 1, got {settings.batch_size}")
         self.model, self.train, self.validation = model, train, validation
         self.settings, self.worker = settings, worker
+        self.descriptions = descriptions
         self.device = next(model.parameters()).device
-        self.batch_size = min(settings.batch_size, len(train))
+        self.rows = train if isinstance(train, EpochRows) else ShuffledRows(train)
+        self.batch_size = max(1, min(settings.batch_size // worker.world_size, len(train)))
         self.n_steps = len(train) // self.batch_size
         self.objective = worker.prepare(Objective(model))
         # the model whose weights are judged and kept: the moving average where there is one
@@ -155,13 +183,11 @@ class _FitLoop:
     def _train_epoch(self) -> tuple[float, float]:
         self.model.train()
         shuffle = torch.Generator(device=self.device)
-        shuffle.manual_seed(_epoch_seed(self.settings.seed, self.epoch, -1))
-        order = torch.randperm(len(self.train), generator=shuffle, device=self.device)
+        shuffle.manual_seed(_order_seed(self.settings.seed, self.epoch, self.worker.rank))
         self._seed_noise(_epoch_seed(self.settings.seed, self.epoch, self.worker.rank))
-        for i in range(self.n_steps):
+        for i, indices in enumerate(self.rows.epoch(self.batch_size, shuffle)):
             self.scheduler.step(self.epoch + i / self.n_steps)
-            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
-            self.step(batch[self.worker.rank :: self.worker.world_size])
+            self.step(indices)
         loss, norm = self.step.take_sums()
         return (
             float(self.worker.mean(loss / self.n_steps)),
@@ -172,17 +198,13 @@ class _FitLoop:
     def _validate(self) -> float:
         self.judged.eval()
         self._seed_noise(_VALIDATION_SEED)
-        batch = _spread(self.validation, _VALIDATION_ROWS, self.device)
+        batch = self.validation.batch(spread(self.validation, VALIDATION_ROWS, self.device))
         loss: Tensor = self.judged.validation_loss(*batch)  # type: ignore[operator]
         # every rank must come to the same decision to stop, or the others wait for ever
         return float(self.worker.mean(loss))
 
     def _seed_noise(self, seed: int) -> None:
-        """Seeds what `fork_rng` puts back; torch.manual_seed would seed every other GPU too."""
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                torch.cuda.manual_seed(seed)
+        _seed_noise(seed, self.device)
 
     def _keep_best(self, train_loss: float, validation_loss: float) -> None:
         if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
@@ -204,7 +226,7 @@ class _FitLoop:
             averaged = FlatParameters(self.judged).vector.detach()
         step = TrainingStep(
             self.objective,
-            self.train.batch,
+            self.rows.batch,
             self.parameters,
             self.optimizer,
             gradient_clip=settings.gradient_clip,
@@ -222,12 +244,15 @@ class _FitLoop:
 
     # ------------------------------------------------------------------ files
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> bool:
+        """Writes best.pt where it is new and last.pt where it is due; says whether it was."""
         if not self.best_is_saved:
             save_payload(folder / "best.pt", "weights", {"state_dict": self.best_state})
             self.best_is_saved = True
-        if self.finished or self.epoch % self.settings.checkpoint_every == 0:
+        due = self.finished or self.epoch % self.settings.checkpoint_every == 0
+        if due:
             save_payload(folder / "last.pt", "fit", self._state())
+        return due
 
     def load(self, path: Path) -> None:
         state = load_payload(path, "fit", device=self.device)
@@ -269,28 +294,17 @@ class _FitLoop:
         """What a checkpoint must agree on with the fit that goes on from it."""
         settings = asdict(self.settings)
         del settings["checkpoint_every"]  # changes nothing about the weights
+        described = self.descriptions
+        if described is None:
+            described = describe_rows(self.train, self.validation, self.device)
         sections = {
             "scheduler": settings.pop("scheduler"),
             "model": getattr(self.model, "hyperparameters", {}),
-            "training rows": self._describe(self.train),
-            "validation rows": self._describe(self.validation),
+            **described,
         }
         for section, content in sections.items():
             settings.update({f"{section}.{key}": value for key, value in content.items()})
         return settings
-
-    def _describe(self, rows: Rows) -> dict[str, int]:
-        self._seed_noise(_VALIDATION_SEED)  # rows may draw their commands
-        parts = _spread(rows, _IDENTITY_ROWS, self.device)
-        content = b"".join(part.cpu().numpy().tobytes() for part in parts)
-        return {"number": len(rows), "checksum": zlib.crc32(content)}
-
-
-def _spread(rows: Rows, at_most: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Some rows at even distances, from the first to the last."""
-    n = min(len(rows), at_most)
-    places = torch.linspace(0, len(rows) - 1, n, dtype=torch.float64, device=device)
-    return rows.batch(places.long())
 
 
 def _make_optimizer(vector: nn.Parameter, settings: FitSettings) -> torch.optim.Optimizer:
@@ -306,8 +320,22 @@ def _make_optimizer(vector: nn.Parameter, settings: FitSettings) -> torch.optim.
     )
 
 
+def _seed_noise(seed: int, device: torch.device) -> None:
+    """Seeds what `fork_rng` puts back; torch.manual_seed would seed every other GPU too."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 def _snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _order_seed(seed: int, epoch: int, rank: int) -> int:
+    """Seeds the order of a rank's rows; apart from every seed of `_epoch_seed`."""
+    key = [seed, epoch, 0] if rank == 0 else [seed, epoch, 0, rank]
+    return int(SeedSequence(key).generate_state(1)[0])
 
 
 def _epoch_seed(seed: int, epoch: int, rank: int) -> int:

@@ -1,22 +1,10 @@
 """What a fit is given and what it gives back."""
 
-__all__ = ["FitResult", "FitSettings", "Rows"]
+__all__ = ["FitResult", "FitSettings"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from torch import Tensor
-
-
-class Rows(Protocol):
-    """Training or validation rows that lie on the training device."""
-
-    def __len__(self) -> int:
-        """Number of rows."""
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """The rows `indices` [batch], in the order of the model's compute_loss."""
+from typing import Any
 
 
 @dataclass(frozen=True)

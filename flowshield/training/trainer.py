@@ -3,16 +3,17 @@
 __all__ = ["Trainer"]
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
 
 from flowshield.config import resolve, shield_settings
-from flowshield.data import TrajectoryDataset, TransitionTensors
+from flowshield.data import CommandPairs, TrajectoryDataset, TransitionTensors
 from flowshield.errors import ConfigError, DataError
 from flowshield.models import BaseShield, ProjectionSettings, UDRLAgent
 from flowshield.models.shields import Calibration, StateGroups, episodes_needed
@@ -30,6 +31,9 @@ class Trainer:
 
     The dataset is split by EPISODE into training, validation (early stopping, best epoch),
     calibration (the shield's threshold) and test, the same way for the same seed.
+
+    With `num_workers` of at least 1 (or `ray.num_workers`, which goes before it) each model trains
+    on so many Ray Train workers; nothing else changes for the caller.
 
     Args:
         config: A Hydra config: composed, or read with `OmegaConf.load("configs/train.yaml")`.
@@ -54,11 +58,7 @@ class Trainer:
         on_epoch: OnEpoch | None = None,
     ) -> None:
         self.config = resolve(config)
-        if self.config.num_workers > 0:
-            raise ConfigError(
-                f"num_workers={self.config.num_workers} asks for Ray Train workers, which this "
-                "release does not have yet: use num_workers=0 (this process)"
-            )
+        self.num_workers = _workers(self.config)
         self.device = resolve_device(self.config.device)
         log_dir = Path(self.config.log_dir)
         self.log_dir = log_dir
@@ -133,8 +133,8 @@ class Trainer:
         learning_rate = settings.pop("learning_rate")
         parts = self.split(dataset)
         self.check_calibration(parts["calibration"])
-        train = _Pairs(self._tensors(parts["train"]))
-        validation = _Pairs(self._tensors(parts["validation"]))
+        train = CommandPairs(self._tensors(parts["train"]))
+        validation = CommandPairs(self._tensors(parts["validation"]))
         shield = self._seeded(
             lambda: BaseShield.of_type(shield_type)(dataset.state_dim, **settings)
         )
@@ -142,7 +142,7 @@ class Trainer:
         shield.fit_standardizers(train.tensors.states, train.tensors.commands)
         # of the training episodes: groups that had seen the calibration would cost exactness
         groups = shield.fit_groups(
-            train.tensors.states, self.config.calibration.groups, self.config.seed
+            train.tensors.states.to(self.device), self.config.calibration.groups, self.config.seed
         )
         epochs = self.config.shield_epochs if n_epochs is None else n_epochs
         self._fit(shield_type, shield, train, validation, epochs, learning_rate)
@@ -169,8 +169,9 @@ class Trainer:
         if train_shield:  # what would refuse the shield shall not wait for the agent
             self._first_shield()
             self.check_calibration(self.split(dataset)["calibration"])
-        agent = self.train_udrl(dataset) if train_udrl else None
-        shield = self.train_shield(dataset) if train_shield else None
+        with self._session():
+            agent = self.train_udrl(dataset) if train_udrl else None
+            shield = self.train_shield(dataset) if train_shield else None
         return agent, shield
 
     def calibrate(
@@ -216,7 +217,8 @@ class Trainer:
                 if self.on_epoch is not None:
                     self.on_epoch(name, record)
 
-            self.results[name] = fit(
+            run = self._fit_on_ray if self.num_workers else fit
+            self.results[name] = run(
                 model,
                 train,
                 validation,
@@ -225,6 +227,48 @@ class Trainer:
                 resume=self.resume,
                 on_epoch=on_epoch,
             )
+
+    def _fit_on_ray(
+        self,
+        model: nn.Module,
+        train: Any,
+        validation: Any,
+        settings: FitSettings,
+        *,
+        checkpoint_dir: Path,
+        resume: bool,
+        on_epoch: Callable[[dict[str, float]], None],
+    ) -> FitResult:
+        """The same fit on Ray Train's workers."""
+        from flowshield.distributed.train import fit_on_ray
+        from flowshield.distributed.train_workers import TrainWorkers
+
+        ray = self.config.ray
+        workers = TrainWorkers(
+            self.num_workers,
+            use_gpu=ray.use_gpu,
+            cpus_per_worker=ray.cpus_per_worker,
+            max_failures=ray.max_failures,
+            resident_bytes=ray.resident_bytes,
+        )
+        return fit_on_ray(
+            model,
+            train,
+            validation,
+            settings,
+            workers,
+            checkpoint_dir=str(checkpoint_dir),
+            resume=resume,
+            on_epoch=on_epoch,
+        )
+
+    def _session(self) -> AbstractContextManager[None]:
+        """One Ray for all models of a call."""
+        if self.num_workers == 0:
+            return nullcontext()
+        from flowshield.distributed import session
+
+        return session()
 
     def _settings(self, name: str, n_epochs: int, learning_rate: float | None) -> FitSettings:
         config = self.config
@@ -246,7 +290,9 @@ class Trainer:
         )
 
     def _tensors(self, dataset: TrajectoryDataset) -> TransitionTensors:
-        return TransitionTensors(dataset, self.device, self.config.data.commands)
+        # rows that are on their way to other processes need no device of this one's
+        device = self.device if self.num_workers == 0 else "cpu"
+        return TransitionTensors(dataset, device, self.config.data.commands)
 
     def _seeded(self, make: Callable[[], _Model]) -> _Model:
         """Makes a model whose initial weights depend on the seed alone."""
@@ -282,17 +328,13 @@ def _action_bounds(dataset: TrajectoryDataset) -> tuple[list[float], list[float]
     return low, high
 
 
-class _Pairs:
-    """Rows of (state, command), for shields."""
-
-    def __init__(self, tensors: TransitionTensors) -> None:
-        self.tensors = tensors
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        return self.tensors.pairs(indices)
+def _workers(config: DictConfig) -> int | tuple[int, int]:
+    """Ray Train workers of each model: how many, or the least and the most; 0 = this process."""
+    asked = config.ray.num_workers
+    if isinstance(asked, ListConfig):
+        least, most = asked
+        return least, most
+    return int(config.num_workers if asked is None else asked)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

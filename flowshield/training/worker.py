@@ -2,6 +2,7 @@
 
 __all__ = ["InProcessWorker", "Objective", "Trainable", "Worker"]
 
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -36,7 +37,11 @@ class Objective(nn.Module):
 
 
 class Worker(Protocol):
-    """Where a fit loop runs."""
+    """Where a fit loop runs.
+
+    Every rank owns rows of its own, as many as every other, and calls the same methods in the same
+    order.
+    """
 
     rank: int
     world_size: int
@@ -46,6 +51,15 @@ class Worker(Protocol):
 
     def mean(self, value: Tensor) -> Tensor:
         """Averages a scalar over the ranks."""
+
+    def report(self, record: dict[str, float], checkpoint: Path | None) -> None:
+        """Takes note that an epoch is over.
+
+        Args:
+            record: The epoch's, the same on every rank but for its seconds.
+            checkpoint: Folder in which last.pt and best.pt have just been written; None = in this
+                epoch, or by this rank, none were.
+        """
 
 
 class InProcessWorker:
@@ -61,3 +75,6 @@ class InProcessWorker:
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The value itself."""
         return value
+
+    def report(self, record: dict[str, float], checkpoint: Path | None) -> None:
+        """Nobody asks."""

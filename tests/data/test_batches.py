@@ -62,6 +62,23 @@ def test_a_future_command_to_the_last_step_is_the_remaining_one_to_the_bit(datas
     assert torch.equal(commands[whole], tensors.commands[indices][whole])
 
 
+@pytest.mark.parametrize("mode", ["remaining", "future"])
+def test_some_rows_draw_the_commands_that_they_draw_among_all(dataset, mode):
+    """Also where the later step's row is not among them."""
+    tensors = TransitionTensors(dataset, commands=mode)
+    taken = torch.tensor([4, 0, 3])
+    some = tensors.take(taken).to(torch.device("cpu"))
+    again = some.take(torch.tensor([1, 0]))
+    for part, places in ((some, taken), (again, taken[[1, 0]])):
+        for seed in range(20):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                expected = tensors.batch(places)
+                torch.manual_seed(seed)
+                found = part.batch(torch.arange(len(part)))
+            assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
 def test_a_chance_that_rounds_up_stays_inside_the_episode(dataset, monkeypatch):
     almost_one = torch.full((6,), 1.0)  # what float32 makes of 1 - 2^-25
     monkeypatch.setattr(torch, "rand", lambda *shape, **kwargs: almost_one)

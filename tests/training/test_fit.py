@@ -9,6 +9,7 @@ from torch import nn
 from flowshield.errors import ConfigError, DataError
 from flowshield.models.serialization import load_payload
 from flowshield.training import FitSettings, fit
+from flowshield.training.fit import describe_rows
 from flowshield.training.learning_rate import SCHEDULES, LearningRateScheduler
 
 WEIGHT, BIAS = torch.tensor([[2.0, -1.0]]), 0.5
@@ -411,7 +412,7 @@ class Rank:
     world_size = 2
 
     def __init__(self, rank):
-        self.rank, self.prepared, self.averaged = rank, [], []
+        self.rank, self.prepared, self.averaged, self.reported = rank, [], [], []
 
     def prepare(self, objective):
         self.prepared.append(objective)
@@ -421,24 +422,72 @@ class Rank:
         self.averaged.append(value)
         return value + 100.0
 
+    def report(self, record, checkpoint):
+        self.reported.append((record["epoch"], checkpoint))
 
-def test_two_ranks_take_the_two_halves_of_every_batch(tmp_path):
-    tables = [Table(64) for _ in range(3)]
-    ranks = [Rank(0), Rank(1)]
-    results = []
-    for rank, table in zip([*ranks, None], tables, strict=True):
-        folder = tmp_path / str(rank.rank if rank else "alone")
-        results.append(fit(Line(), table, Table(8), SETTINGS, worker=rank, checkpoint_dir=folder))
-    assert len(tables[0].asked) >= 24
-    for first, second, whole in zip(*(table.asked[:24] for table in tables), strict=True):
-        assert len(first) == len(second) == 8
-        assert sorted(first + second) == sorted(whole)
-    for rank, result in zip(ranks, results, strict=False):
+
+def test_two_ranks_take_halves_of_a_batch_from_rows_of_their_own(tmp_path):
+    settings = replace(SETTINGS, n_epochs=4, checkpoint_every=3)
+    ranks, tables = [Rank(0), Rank(1)], [Table(40), Table(40, seed=2)]
+    for rank, table in zip(ranks, tables, strict=True):
+        folder = tmp_path / str(rank.rank)
+        result = fit(
+            Line(),
+            table,
+            Table(8),
+            settings,
+            worker=rank,
+            descriptions={},
+            checkpoint_dir=folder,
+        )
+        steps = table.asked  # 40 rows, 8 a step, 4 epochs
+        assert {len(step) for step in steps} == {8}
+        for epoch in range(4):
+            assert sorted(sum(steps[5 * epoch : 5 * epoch + 5], [])) == list(range(40))
         assert len(rank.prepared) == 1
-        assert len(rank.averaged) == 3 * SETTINGS.n_epochs  # loss, gradient norm, validation
+        assert len(rank.averaged) == 3 * 4  # loss, gradient norm, validation
         assert all(record["validation_loss"] > 100 for record in result.history)
-    assert (tmp_path / "0" / "last.pt").exists()
-    assert not (tmp_path / "1").exists()  # only the first rank writes
+    assert tables[0].asked[:5] != tables[1].asked[:5]  # an order of its own
+    # only the first writes, and both report as often
+    first, second = tmp_path / "0", tmp_path / "1"
+    assert ranks[0].reported == [(1, None), (2, None), (3, first), (4, first)]
+    assert ranks[1].reported == [(epoch, None) for epoch in (1, 2, 3, 4)]
+    assert (first / "last.pt").exists() and (first / "best.pt").exists()
+    assert not second.exists()
+
+
+class Stream(Table):
+    """Rows that choose their own order, as what is streamed does."""
+
+    def epoch(self, batch_size, shuffle):
+        for start in range(0, len(self) - batch_size + 1, batch_size):
+            yield torch.arange(start, start + batch_size)
+
+
+def test_rows_may_choose_their_own_order():
+    train = Stream(40)
+    fit(Line(), train, Table(8), replace(SETTINGS, n_epochs=2))
+    assert train.asked == 2 * [list(range(16)), list(range(16, 32))]
+
+
+def test_descriptions_of_the_whole_take_the_place_of_the_rows_own(tmp_path):
+    """A checkpoint of two ranks is one that a single process can go on from."""
+    whole, validation = Table(40), Table(8)
+    part = Table(40)
+    part.x, part.y = part.x[:20], part.y[:20]
+    described = describe_rows(whole, validation, torch.device("cpu"))
+    settings = replace(SETTINGS, n_epochs=2)
+    fit(
+        Line(),
+        part,
+        validation,
+        settings,
+        worker=Rank(0),
+        descriptions=described,
+        checkpoint_dir=tmp_path,
+    )
+    result = fit(Line(), whole, validation, settings, checkpoint_dir=tmp_path, resume=True)
+    assert [record["epoch"] for record in result.history] == [1, 2]
 
 
 # ---------------------------------------------------------------- models and bad input

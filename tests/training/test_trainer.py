@@ -106,7 +106,7 @@ def test_epochs_are_the_specs_unless_they_are_given(tmp_path, monkeypatch, datas
     settings = [arguments[3] for arguments, _ in fits]
     assert [each.n_epochs for each in settings] == [200, 100, 7, 8]
     assert [each.batch_size for each in settings] == 4 * [256]
-    assert [each.learning_rate for each in settings] == [1e-4, 1e-3, 1e-4, 1e-3]
+    assert [each.learning_rate for each in settings] == [1e-4, 1e-3, 1e-4, 2e-3]
     assert all(each.checkpoint_every == 10 for each in settings)
     assert len({each.seed for each in settings[:2]}) == 2  # a stream of its own for each model
 
@@ -271,7 +271,8 @@ def test_epochs_below_one_are_refused(tmp_path, dataset, n_epochs):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_workers": 2}, "num_workers=2 .* use num_workers=0"),
+        ({"num_workers": -1}, "num_workers"),
+        ({"ray": {"num_workers": [2, 1]}}, "ray.num_workers"),
         ({"device": "cuda:99"}, "'cuda:99' asked for, but this machine has"),
         ({"bach_size": 3}, "bach_size.*batch_size"),
         ({"n_epochs": 0}, "n_epochs"),
@@ -281,6 +282,18 @@ def test_configs_that_cannot_be_used_are_refused(tmp_path, changes, words):
     config = OmegaConf.to_container(make_config(tmp_path)) | changes
     with pytest.raises(ConfigError, match=words):
         Trainer(config)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "ray_workers", "expected"),
+    [(0, None, 0), (2, None, 2), (2, 0, 0), (0, 3, 3), (0, [1, 4], (1, 4))],
+)
+def test_rays_number_of_workers_goes_before_the_plain_one(
+    tmp_path, num_workers, ray_workers, expected
+):
+    config = make_config(tmp_path, num_workers=num_workers)
+    config.ray.num_workers = ray_workers
+    assert Trainer(config).num_workers == expected
 
 
 def test_cuda_graph_on_a_cpu_is_refused(tmp_path, dataset):

@@ -1,0 +1,237 @@
+"""A fit on Ray Train: the loop of `flowshield.training.fit`, over several processes."""
+
+__all__ = ["fit_on_ray"]
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+import torch
+from ray.data import ExecutionOptions
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    DataConfig,
+    LoggingConfig,
+    Result,
+    RunConfig,
+    TrainingFailedError,
+    UserCallback,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import nn
+
+from flowshield.data import CommandPairs, TransitionTensors
+from flowshield.distributed.session import session
+from flowshield.distributed.shards import put_rows, row_bytes
+from flowshield.distributed.train_folder import TrainFolder
+from flowshield.distributed.train_rank import DriverGone, TrainingRefused, Weights, train_rank
+from flowshield.distributed.train_workers import TrainWorkers
+from flowshield.training.fit import describe_rows
+from flowshield.training.fit_settings import FitResult, FitSettings
+from flowshield.training.rows import VALIDATION_ROWS, check_rows, spread
+
+OnEpoch = Callable[[dict[str, float]], None]
+
+_POLL_S = 0.2  # how often the driver looks whether the training is over
+_PATIENCE_S = 30.0  # how long it waits for a run that it has ended to be gone
+
+
+def fit_on_ray(
+    model: nn.Module,
+    train: TransitionTensors | CommandPairs,
+    validation: TransitionTensors | CommandPairs,
+    settings: FitSettings,
+    workers: TrainWorkers,
+    *,
+    checkpoint_dir: str,
+    resume: bool = False,
+    on_epoch: OnEpoch | None = None,
+    callbacks: Sequence[UserCallback] = (),
+) -> FitResult:
+    """Trains a model on workers and leaves it, in this process, with its best epoch's weights.
+
+    The workers share the training rows and each step's batch. A worker that dies is replaced and
+    all go on from the last checkpoint, without a word.
+
+    Args:
+        model: As for `fit`, anywhere; it needs no GPU here.
+        train: Training rows; `CommandPairs` for a shield.
+        validation: Rows of episodes that are not trained on, of the same kind.
+        settings: See `FitSettings`; `batch_size` is that of all workers together.
+        workers: How many, and what each gets.
+        checkpoint_dir: Folder or URI, on storage that all nodes share; it gets last.pt and best.pt
+            as from `fit` whenever a resumable checkpoint is due, and Ray's own files below ray/.
+        resume: Whether to go on from last.pt, whichever number of workers wrote it.
+        on_epoch: Called here, once an epoch, with each record of the history.
+        callbacks: Ray Train's, run by its controller; for Ray Tune's report.
+
+    Returns:
+        The history and the best epoch.
+
+    Raises:
+        ConfigError: last.pt was written with other settings or data, or this machine has no room
+            for the workers.
+        DataError: As for `fit`; the model then holds the best weights so far.
+        ray.train.TrainingFailedError: Workers died more often than `max_failures`.
+    """
+    check_rows(train, validation)
+    with session():
+        workers.check_room()
+        folder = TrainFolder(checkpoint_dir)
+        mailbox = _mailbox()
+        trainer = TorchTrainer(
+            train_rank,  # type: ignore[arg-type]
+            train_loop_config={
+                "mailbox": mailbox,
+                "start": folder.last() if resume else None,
+                "storage": folder.place,
+                "settings": settings,
+                "n_threads": max(1, int(workers.cpus_per_worker)),
+                "resident_bytes": workers.resident_bytes,
+                **_contents(model, train, validation),
+            },
+            scaling_config=workers.scaling(),
+            datasets={"train": put_rows(_tensors(train))},
+            dataset_config=_in_order(),
+            run_config=RunConfig(
+                name=folder.new_run(),
+                storage_path=folder.runs,
+                failure_config=workers.failures(),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                callbacks=[_Controller(folder), *callbacks],  # type: ignore[list-item]
+                logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
+            ),
+        )
+        try:
+            outcome = _watched(trainer, mailbox, on_epoch)
+        except TrainingFailedError as error:
+            refused = _refused(error)
+            if refused is None:
+                raise
+            _load(model, refused.weights)
+            raise refused.error from None
+    result: FitResult
+    result, weights = outcome.return_value  # type: ignore[attr-defined]
+    _load(model, weights)
+    model.eval()
+    return result
+
+
+class _Controller(UserCallback):
+    """What the run's controller, on the driver's node, does for us.
+
+    Args:
+        folder: Where finished checkpoints are copied.
+    """
+
+    def __init__(self, folder: TrainFolder) -> None:
+        self.folder = folder
+
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+        if checkpoint is not None:
+            self.folder.keep(checkpoint)
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        # what a callback raises ends the run; what a worker raises would be tried again
+        for error in worker_exceptions.values():
+            if isinstance(error, TrainingRefused | DriverGone):
+                raise error
+
+
+def _contents(
+    model: nn.Module,
+    train: TransitionTensors | CommandPairs,
+    validation: TransitionTensors | CommandPairs,
+) -> dict[str, Any]:
+    """Model and rows as references into the object store, and what the rows are as a whole."""
+    rows, held_out = _tensors(train), _tensors(validation)
+    after = rows.return_after if rows.mode == "future" else None
+    judged = held_out.take(spread(held_out, VALIDATION_ROWS, held_out.device))
+    return {
+        "model": ray.put(copy.deepcopy(model).cpu()),
+        "validation": ray.put(judged.to(torch.device("cpu"))),
+        "return_after": None if after is None else ray.put(after.cpu().numpy()),
+        "pairs": isinstance(train, CommandPairs),
+        "row_bytes": row_bytes(rows),
+        "descriptions": describe_rows(train, validation, rows.device),
+    }
+
+
+def _watched(trainer: TorchTrainer, mailbox: Queue, on_epoch: OnEpoch | None) -> Result:
+    """Runs the training in a thread, and hands on its epochs in this one.
+
+    In the main thread Ray would take Ctrl-C to itself, and end the process with exit code 0.
+    """
+    outcome: Future[Result] = Future()
+    thread = threading.Thread(target=_run, args=(trainer, outcome), daemon=True)
+    thread.start()
+    told = 0.0
+    try:
+        while True:
+            over = outcome.done()  # first, so that what was sent before the end is not missed
+            record = _next(mailbox)
+            # epochs since the last checkpoint come once more after a worker's death
+            if record is not None and record["epoch"] > told:
+                told = record["epoch"]
+                if on_epoch is not None:
+                    on_epoch(record)
+            if over and record is None:
+                return outcome.result()
+    finally:
+        # the first rank cannot report its next epoch, and the run ends
+        mailbox.shutdown(force=True)
+        if not outcome.done():
+            thread.join(timeout=_PATIENCE_S)
+
+
+def _run(trainer: TorchTrainer, outcome: "Future[Result]") -> None:
+    try:
+        outcome.set_result(trainer.fit())
+    except BaseException as error:  # the other thread raises it
+        outcome.set_exception(error)
+
+
+def _mailbox() -> Queue:
+    """Where the first rank puts its epochs: on this node, which ends with this process anyway."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
+def _next(mailbox: Queue) -> dict[str, float] | None:
+    try:
+        record: dict[str, float] = mailbox.get(timeout=_POLL_S)
+    except Empty:
+        return None
+    return record
+
+
+def _in_order() -> DataConfig:
+    """Cuts the rows the same way every time, so that the same workers get the same rows."""
+    options = ExecutionOptions(preserve_order=True)
+    return DataConfig(datasets_to_split=["train"], execution_options=options)
+
+
+def _tensors(rows: TransitionTensors | CommandPairs) -> TransitionTensors:
+    return rows.tensors if isinstance(rows, CommandPairs) else rows
+
+
+def _load(model: nn.Module, weights: Weights) -> None:
+    # a copy: Ray's arrays may not be written to
+    model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+
+
+def _refused(error: TrainingFailedError) -> TrainingRefused | None:
+    """The error of flowshield's in what Ray made of it, if it is one."""
+    causes: list[Exception] = []
+    if isinstance(error, ControllerError):
+        causes = [error.controller_failure]
+    elif isinstance(error, WorkerGroupError):
+        causes = list(error.worker_failures.values())
+    return next((cause for cause in causes if isinstance(cause, TrainingRefused)), None)

@@ -1,0 +1,59 @@
+"""The folder of a training on Ray: what a fit in one process leaves there, and Ray's own files."""
+
+__all__ = ["TrainFolder"]
+
+import os
+import uuid
+from pathlib import PurePosixPath
+
+from pyarrow import fs
+from ray.train import Checkpoint
+
+
+class TrainFolder:
+    """A folder on storage that every node reaches.
+
+    Args:
+        place: Its path, or a URI that pyarrow knows (s3://, gs://).
+
+    Attributes:
+        runs: Where Ray keeps its runs, in the form in which `place` was given.
+    """
+
+    FILES = ("best.pt", "last.pt")  # last.pt last: a resume that finds it finds the other too
+
+    def __init__(self, place: str) -> None:
+        place = place if "://" in place else os.path.abspath(place)
+        self.place, self.runs = place, f"{place.rstrip('/')}/ray"
+
+    def new_run(self) -> str:
+        """A name that no run has had: Ray goes on with a run whose name it meets again."""
+        return uuid.uuid4().hex[:12]
+
+    def last(self) -> bytes | None:
+        """The resumable checkpoint, or None where there is none."""
+        system, path = self._open()
+        file = f"{path}/last.pt"
+        if system.get_file_info(file).type == fs.FileType.NotFound:
+            return None
+        with system.open_input_stream(file) as stream:
+            return bytes(stream.read())
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Copies a checkpoint's files out of Ray's run, each whole or not at all."""
+        system, path = self._open()
+        for name in self.FILES:
+            source = str(PurePosixPath(checkpoint.path) / name)
+            fs.copy_files(
+                source,
+                f"{path}/.{name}.new",
+                source_filesystem=checkpoint.filesystem,
+                destination_filesystem=system,
+            )
+            system.move(f"{path}/.{name}.new", f"{path}/{name}")
+
+    def _open(self) -> tuple[fs.FileSystem, str]:
+        if "://" in self.place:
+            system, path = fs.FileSystem.from_uri(self.place)
+            return system, str(path).rstrip("/")
+        return fs.LocalFileSystem(), self.place

@@ -1,0 +1,70 @@
+"""What a training asks of the cluster."""
+
+__all__ = ["TrainWorkers"]
+
+import os
+from dataclasses import dataclass
+
+import ray
+from ray.train import FailureConfig, ScalingConfig
+
+from flowshield.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainWorkers:
+    """The workers of one training.
+
+    Attributes:
+        number: How many at once; (least, most) = as many of them as the cluster has just now.
+        use_gpu: Whether each gets a GPU.
+        cpus_per_worker: CPUs of each, and threads of torch.
+        max_failures: Times that the training starts again from its last checkpoint; -1 = for ever.
+        resident_bytes: A worker's rows up to this size lie on its device; more are streamed.
+    """
+
+    number: int | tuple[int, int]
+    use_gpu: bool = False
+    cpus_per_worker: float = 1
+    max_failures: int = 3
+    resident_bytes: int = 2_000_000_000
+
+    @property
+    def least(self) -> int:
+        """How many the training cannot start without."""
+        return self.number if isinstance(self.number, int) else self.number[0]
+
+    def scaling(self) -> ScalingConfig:
+        """The same in Ray's words."""
+        return ScalingConfig(
+            num_workers=self.number,  # type: ignore[arg-type]  # Ray's types are those of V1
+            use_gpu=self.use_gpu,
+            resources_per_worker=self._resources(),
+        )
+
+    def failures(self) -> FailureConfig:
+        """The same in Ray's words."""
+        return FailureConfig(max_failures=self.max_failures)
+
+    def check_room(self) -> None:
+        """Refuses what a Ray of this machine alone would wait for until the end of time.
+
+        A cluster that this process is a job of may grow: there, waiting is right.
+
+        Raises:
+            ConfigError: The least number of workers needs more CPUs or GPUs than there are.
+        """
+        if "RAY_ADDRESS" in os.environ:
+            return
+        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        for kind, each in self._resources().items():
+            if self.least * each > there.get(kind, 0):
+                raise ConfigError(
+                    f"{self.least} training workers with {each:g} {kind} each need "
+                    f"{self.least * each:g} {kind}, this Ray has {there.get(kind, 0):g}: ask for "
+                    "fewer with num_workers, ray.cpus_per_worker or ray.use_gpu=false"
+                )
+
+    def _resources(self) -> dict[str, float]:
+        gpus = {"GPU": 1.0} if self.use_gpu else {}
+        return {"CPU": float(self.cpus_per_worker), **gpus}

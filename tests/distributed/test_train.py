@@ -1,0 +1,165 @@
+"""Training on Ray Train against the same fit in this process."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+ray = pytest.importorskip("ray")
+
+from learners import SETTINGS, Breaking, Killed, Learner, make_rows  # noqa: E402
+
+from flowshield.distributed.train import fit_on_ray  # noqa: E402
+from flowshield.distributed.train_workers import TrainWorkers  # noqa: E402
+from flowshield.errors import ConfigError, DataError  # noqa: E402
+from flowshield.models.serialization import load_payload  # noqa: E402
+from flowshield.training import fit  # noqa: E402
+
+pytestmark = pytest.mark.ray
+
+TRAIN, VALIDATION = make_rows(20), make_rows(4, seed=1)  # 400 rows: 6 steps an epoch
+HERE = Path(__file__).parent
+
+
+def run(model, folder, workers=1, settings=SETTINGS, *, rows=(TRAIN, VALIDATION), **options):
+    resources = options.pop("resources", {})
+    return fit_on_ray(
+        model,
+        *rows,
+        settings,
+        TrainWorkers(workers, **resources),
+        checkpoint_dir=str(folder),
+        **options,
+    )
+
+
+def untimed(history):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def assert_equal(ours, theirs):
+    theirs = theirs.state_dict()
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.mark.parametrize("commands", ["remaining", "future"])
+def test_one_worker_does_what_this_process_does_to_the_bit(cluster, tmp_path, commands):
+    rows = make_rows(20, commands=commands), make_rows(4, seed=1, commands=commands)
+    ours, theirs, told = Learner(), Learner(), []
+    expected = fit(theirs, *rows, SETTINGS, checkpoint_dir=tmp_path / "here")
+    found = run(ours, tmp_path / "ray", rows=rows, on_epoch=told.append)
+    assert_equal(ours, theirs)
+    assert not ours.training
+    assert untimed(found.history) == untimed(expected.history) == untimed(told)
+    assert (found.best_epoch, found.validation_loss) == (
+        expected.best_epoch,
+        expected.validation_loss,
+    )
+    for name, kind in (("last.pt", "fit"), ("best.pt", "weights")):
+        a, b = (load_payload(tmp_path / place / name, kind) for place in ("ray", "here"))
+        assert a.keys() == b.keys()
+        assert a.get("identity") == b.get("identity")
+    # either goes on from what the other wrote: here with no epoch left to do
+    again = Learner()
+    resumed = fit(again, *rows, SETTINGS, checkpoint_dir=tmp_path / "ray", resume=True)
+    assert untimed(resumed.history) == untimed(expected.history)
+    assert_equal(again, theirs)
+
+
+def test_two_workers_agree_with_one(cluster, tmp_path):
+    """At the same global batch, after the same number of steps.
+
+    The order of the rows differs, so the losses differ by the noise of stochastic gradients. Five
+    other seeds of the fit in one process say how much that is; three of their standard deviations
+    are allowed.
+    """
+    settings = replace(SETTINGS, n_epochs=12)
+    losses = []
+    for seed in range(5):
+        result = fit(Learner(), TRAIN, VALIDATION, replace(settings, seed=seed))
+        losses.append(result.history[-1]["validation_loss"])
+    noise = float(torch.tensor(losses).std())
+    one = fit(Learner(), TRAIN, VALIDATION, settings)
+    two = run(Learner(), tmp_path, 2, settings)
+    first, last = one.history[0]["validation_loss"], one.history[-1]["validation_loss"]
+    assert last < 0.5 * first  # something was learned
+    assert abs(two.history[-1]["validation_loss"] - last) < 3 * noise + 1e-3 * first
+
+
+def test_a_worker_killed_in_an_epoch_is_replaced_and_the_training_ends_as_if_nothing_was(
+    cluster, tmp_path
+):
+    """Killed in the fourth of six epochs; the last checkpoint was that of the second."""
+    model, told = Killed(tmp_path / "mark", step=3 * 6 + 4), []
+    result = run(model, tmp_path / "ray", on_epoch=told.append)
+    assert (tmp_path / "mark").exists()
+    assert [record["epoch"] for record in result.history] == [1, 2, 3, 4, 5, 6]
+    assert [record["epoch"] for record in told] == [1, 2, 3, 4, 5, 6]
+    whole = Learner()
+    fit(whole, TRAIN, VALIDATION, SETTINGS)
+    assert_equal(whole, model)
+
+
+def drive(folder, fatal_epoch):
+    return subprocess.run(
+        [sys.executable, HERE / "killed_driver.py", folder, str(fatal_epoch)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_a_driver_killed_and_started_again_goes_on(tmp_path):
+    killed = drive(tmp_path, fatal_epoch=5)
+    assert killed.returncode == -9, killed.stderr
+    assert load_payload(tmp_path / "last.pt", "fit")["epoch"] == 4
+    second = drive(tmp_path, fatal_epoch=0)
+    assert second.returncode == 0, second.stderr
+    found = json.loads(second.stdout.splitlines()[-1])
+    assert found["told"] == [1, 2, 3, 4, 5, 6]  # four of the checkpoint's, two of its own
+    expected = fit(Learner(), TRAIN, VALIDATION, SETTINGS)
+    assert untimed(found["history"]) == untimed(expected.history)
+
+
+def test_a_loss_of_nan_comes_out_as_itself_with_the_best_weights_so_far(cluster, tmp_path):
+    model = Breaking(good_steps=2 * 6 + 2)
+    with pytest.raises(DataError, match="no longer finite in epoch 3 .* weights of epoch 2"):
+        run(model, tmp_path)
+    two_epochs = Learner()
+    with pytest.raises(StopIteration):
+        fit(two_epochs, TRAIN, VALIDATION, SETTINGS, checkpoint_dir=tmp_path / "a", on_epoch=stop)
+    best = load_payload(tmp_path / "a" / "best.pt", "weights")["state_dict"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, best[name])
+
+
+def stop(record):
+    if record["epoch"] == 3:
+        raise StopIteration
+
+
+def test_rows_that_do_not_fit_are_streamed_and_workers_may_come_and_go(cluster, tmp_path):
+    settings = replace(SETTINGS, n_epochs=12)
+    model = Learner()
+    result = run(model, tmp_path, (1, 2), settings, resources={"resident_bytes": 0})
+    assert [record["epoch"] for record in result.history] == list(range(1, 13))
+    whole = fit(Learner(), TRAIN, VALIDATION, settings)
+    first = whole.history[0]["validation_loss"]
+    ours, theirs = (each.history[-1]["validation_loss"] for each in (result, whole))
+    assert abs(ours - theirs) < 0.1 * first
+    with pytest.raises(ConfigError, match=f"{tmp_path}/last.pt was written with batch_size=64"):
+        other = replace(settings, batch_size=32)
+        run(Learner(), tmp_path, 1, other, resume=True)
+
+
+def test_more_workers_than_this_machine_can_have_are_refused(cluster, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match="3 training workers with 1 CPU each need 3 CPU"):
+        run(Learner(), tmp_path, 3)
+    with pytest.raises(ConfigError, match="need 1 GPU, this Ray has 0"):
+        run(Learner(), tmp_path, 1, resources={"use_gpu": True})
