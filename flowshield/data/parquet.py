@@ -116,5 +116,6 @@ def _opened(path: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
     """The file system of a path or an address, and the path in it."""
     text = os.fspath(path)
     if "://" in text:
-        return fs.FileSystem.from_uri(text)
+        system, folder = fs.FileSystem.from_uri(text)
+        return system, str(folder)
     return fs.LocalFileSystem(), os.path.abspath(text)

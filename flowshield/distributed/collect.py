@@ -106,7 +106,7 @@ def collect_shared(
         blocks, stats = _gathered(actors, chunks, seed, on_chunk)
     finally:
         for one in actors:
-            ray.kill(one)  # whoever reads the blocks may need the CPUs
+            ray.kill(one)  # type: ignore[arg-type]  # whoever reads the blocks may need the CPUs
     metadata = describe_collection(env, behaviour, seed)
     lengths = np.concatenate([one.lengths for one in stats])
     counts = {
