@@ -90,14 +90,14 @@ class DataCollector:
         return self._dataset
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes what was collected last to a `.npz` or `.pkl` file.
+        """Writes what was collected last to a `.npz` or `.pkl` file or a `.parquet` folder.
 
         Args:
             path: Where to; an existing file is replaced once the new one is complete.
 
         Raises:
             DataError: Nothing was collected yet.
-            FileFormatError: The suffix is neither .npz nor .pkl.
+            FileFormatError: The suffix is none of these.
             OSError: The file cannot be written; one that was there before is still there.
         """
         if self._dataset is None:

@@ -25,7 +25,7 @@ class TrajectoryDataset:
     """N transitions of E whole episodes, one after another.
 
     Args:
-        data_path: A `.npz` or `.pkl` file.
+        data_path: A `.npz` or `.pkl` file, or a `.parquet` folder (also s3://... or gs://...).
         device: Where sampled batches lie.
         commands_mode: Which command a sampled step gets; see `TransitionTensors`.
         seed: Seed of the sampling; `seed()` starts it over.
@@ -232,13 +232,13 @@ class TrajectoryDataset:
         return {name: self.subset(positions) for name, positions in parts.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the dataset to a `.npz` or `.pkl` file.
+        """Writes the dataset to a `.npz` or `.pkl` file or a `.parquet` folder.
 
         Args:
             path: Where to; an existing file is replaced once the new one is complete.
 
         Raises:
-            FileFormatError: The suffix is neither .npz nor .pkl.
+            FileFormatError: The suffix is none of these.
             DataError: The metadata are not fit for JSON.
             OSError: The file cannot be written; one that was there before is still there.
         """

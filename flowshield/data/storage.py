@@ -1,4 +1,4 @@
-"""Trajectory files: `.npz` for everyone, `.pkl` for those who ask for it."""
+"""Trajectory files: `.npz` for everyone, `.parquet` folders for many, `.pkl` on request."""
 
 __all__ = ["FORMAT_VERSION", "load_arrays", "save_arrays"]
 
@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 import flowshield
 from flowshield.atomic import atomic_write
 from flowshield.data.arrays import TrajectoryArrays, checked_arrays
+from flowshield.data.arrow import table_of
+from flowshield.data.parquet import finish_folder, load_folder, start_folder, write_part
 from flowshield.data.restricted_pickle import load_plain_pickle
 from flowshield.errors import DataError, FileFormatError
 
 FORMAT_VERSION = 1
 """Version of the layout that this release writes; it reads this one and files without a version."""
 
-_SUFFIXES = (".npz", ".pkl")
+_SUFFIXES = (".npz", ".pkl", ".parquet")
 _PER_STEP = ("states", "actions", "rewards", "terminated", "truncated")
 _PER_EPISODE = ("behaviours", "levels", "indices")
 
@@ -34,15 +36,20 @@ def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
     other flags, and `metadata`, a JSON object with `format_version` and `flowshield_version`.
 
     Args:
-        path: Where to; the suffix says which format, `.npz` or `.pkl`.
+        path: Where to; the suffix says which format: `.npz`, `.pkl`, or `.parquet`, a folder.
         arrays: What to write.
 
     Raises:
-        FileFormatError: The suffix is neither.
+        FileFormatError: The suffix is none of these.
         DataError: The metadata are not fit for JSON.
         OSError: The file cannot be written; one that was there before is still there.
     """
     suffix = _suffix(path)
+    if suffix == ".parquet":
+        start_folder(path)
+        write_part(path, 0, table_of(arrays))
+        finish_folder(path, 1, arrays.metadata)
+        return
     table = _as_table(arrays)
     with atomic_write(path) as file:
         if suffix == ".npz":
@@ -59,7 +66,7 @@ def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
     terminated, and steps after the last done are kept as an episode that was truncated there.
 
     Args:
-        path: A `.npz` or `.pkl` file.
+        path: A `.npz` or `.pkl` file, or a `.parquet` folder, here or on shared storage.
 
     Raises:
         FileFormatError: The file is missing, truncated, foreign, or of an unknown version.
@@ -67,6 +74,8 @@ def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
         ShapeError: Its arrays do not fit each other.
     """
     suffix = _suffix(path)
+    if suffix == ".parquet":
+        return load_folder(path)
     if not Path(path).is_file():
         raise FileFormatError(f"{path}: there is no such file; `flowshield collect` makes one")
     with open(path, "rb") as file:

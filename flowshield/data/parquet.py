@@ -1,0 +1,119 @@
+"""A dataset as a folder of Parquet files, here or on shared storage."""
+
+__all__ = ["SUFFIX", "finish_folder", "load_folder", "part_path", "start_folder", "write_part"]
+
+import json
+import os
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+import flowshield
+from flowshield.data.arrays import TrajectoryArrays
+from flowshield.data.arrow import arrays_of
+from flowshield.errors import FileFormatError
+
+SUFFIX = ".parquet"
+FORMAT_VERSION = 1
+_MANIFEST = "flowshield.json"
+
+
+def start_folder(path: str | os.PathLike[str]) -> None:
+    """Makes the folder, and takes away the manifest of what lay there before.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    system, folder = _opened(path)
+    system.create_dir(folder, recursive=True)
+    for found in system.get_file_info(fs.FileSelector(folder)):
+        if found.base_name == _MANIFEST or found.base_name.endswith(SUFFIX):
+            system.delete_file(found.path)
+
+
+def part_path(index: int) -> str:
+    """Name of the part with this index."""
+    return f"part-{index:05d}{SUFFIX}"
+
+
+def write_part(path: str | os.PathLike[str], index: int, table: pa.Table) -> None:
+    """Writes one part, as `flowshield.data.arrow.table_of` made it."""
+    system, folder = _opened(path)
+    pq.write_table(table, f"{folder}/{part_path(index)}", filesystem=system)
+
+
+def finish_folder(path: str | os.PathLike[str], n_parts: int, metadata: dict[str, Any]) -> None:
+    """Writes the manifest, without which the folder is not a dataset: half of one is none."""
+    system, folder = _opened(path)
+    manifest = {
+        **metadata,
+        "format_version": FORMAT_VERSION,
+        "flowshield_version": flowshield.__version__,
+        "n_parts": n_parts,
+    }
+    with system.open_output_stream(f"{folder}/{_MANIFEST}") as file:
+        file.write(json.dumps(manifest, sort_keys=True).encode())
+
+
+def load_folder(path: str | os.PathLike[str]) -> TrajectoryArrays:
+    """Reads a folder that `finish_folder` finished.
+
+    Args:
+        path: The folder: a path, or an address of shared storage such as s3://bucket/data.parquet.
+
+    Raises:
+        FileFormatError: It is missing, unfinished, damaged, or of an unknown version.
+        DataError: Its numbers are NaN or infinite, or no episode in it is finished.
+    """
+    system, folder = _opened(path)
+    manifest = _manifest(system, folder, path)
+    tables = []
+    for index in range(manifest.pop("n_parts")):
+        name = f"{folder}/{part_path(index)}"
+        try:
+            tables.append(pq.read_table(name, filesystem=system))
+        except (pa.ArrowException, OSError) as error:
+            raise FileFormatError(
+                f"{path}: {part_path(index)} is missing or damaged: {error}"
+            ) from error
+    if not tables:
+        raise FileFormatError(f"{path}: the dataset has no parts")
+    arrays = arrays_of(tables, str(path), manifest)
+    for name in ("n_episodes", "n_truncated"):
+        if manifest.get(name) != arrays.metadata[name]:
+            raise FileFormatError(
+                f"{path}: its manifest speaks of {name} = {manifest.get(name)}, its parts hold "
+                f"{arrays.metadata[name]}: a part was changed after it was written"
+            )
+    return arrays
+
+
+def _manifest(system: fs.FileSystem, folder: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        with system.open_input_stream(f"{folder}/{_MANIFEST}") as file:
+            manifest = json.loads(file.read())
+        version = manifest["format_version"]
+        n_parts = manifest["n_parts"]
+    except FileNotFoundError as error:
+        raise FileFormatError(
+            f"{path}: no finished dataset ({_MANIFEST} is missing): collect it again"
+        ) from error
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise FileFormatError(f"{path}: {_MANIFEST} cannot be read ({error!r})") from error
+    if version != FORMAT_VERSION or not isinstance(n_parts, int):
+        raise FileFormatError(
+            f"{path}: format version {version!r} is unknown to this release "
+            f"({flowshield.__version__}), which reads version {FORMAT_VERSION}"
+        )
+    return dict(manifest)
+
+
+def _opened(path: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
+    """The file system of a path or an address, and the path in it."""
+    text = os.fspath(path)
+    if "://" in text:
+        system, folder = fs.FileSystem.from_uri(text)
+        return system, str(folder)
+    return fs.LocalFileSystem(), os.path.abspath(text)
