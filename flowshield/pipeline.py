@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from numpy.typing import NDArray
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from flowshield import __version__
 from flowshield.atomic import atomic_write
@@ -38,7 +40,7 @@ from flowshield.evaluation import (
     write_report,
 )
 from flowshield.models import BaseShield, UDRLAgent
-from flowshield.progress import Reporter
+from flowshield.progress import Bar, Reporter
 from flowshield.run_folder import RunFolder, machine, read_json, write_json
 from flowshield.training import Trainer, resolve_device
 
@@ -86,15 +88,43 @@ def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> Trajec
     behaviour = OmegaConf.to_container(config.behaviour, resolve=True)
     collector = DataCollector(env, behaviour=behaviour)  # type: ignore[arg-type]
     with _timed(folder, "collect"), reporter.bar("episodes", n_episodes) as bar:
-        dataset = collector.collect(
-            n_episodes,
-            seed=config.seed,
-            progress=lambda episode: bar.advance(f"return {episode.total_return:.0f}"),
-        )
-        collector.save(path)
+        if _rollout_workers(config) == 0:
+            dataset = collector.collect(
+                n_episodes,
+                seed=config.seed,
+                progress=lambda episode: bar.advance(f"return {episode.total_return:.0f}"),
+            )
+        else:
+            dataset = _collect_on_ray(config, collector, bar)
+        dataset.save(path)
     env.close()
     reporter.stage("collect", f"wrote {path}: {_describe(dataset)}")
     return dataset
+
+
+def _rollout_workers(config: DictConfig) -> int:
+    """Rollout actors: of a range the most, as they need no fixed number."""
+    asked = config.ray.num_workers
+    return int(max(asked)) if isinstance(asked, ListConfig) else int(asked or 0)
+
+
+def _collect_on_ray(config: DictConfig, collector: DataCollector, bar: Bar) -> TrajectoryDataset:
+    from flowshield.distributed import session
+
+    def on_chunk(returns: NDArray[np.float64]) -> None:
+        for value in returns:
+            bar.advance(f"return {value:.0f}")
+
+    with session():
+        shared = collector.collect_shared(
+            config.data.n_episodes,
+            seed=config.seed,
+            num_workers=_rollout_workers(config),
+            envs_per_worker=config.ray.envs_per_worker,
+            chunk_episodes=config.ray.chunk_episodes,
+            on_chunk=on_chunk,
+        )
+        return shared.to_local()
 
 
 def _dataset_path(config: DictConfig, folder: RunFolder) -> Path:

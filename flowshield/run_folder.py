@@ -17,7 +17,7 @@ from flowshield.atomic import atomic_write
 from flowshield.config import compose, resolve
 from flowshield.errors import ConfigError, FileFormatError
 
-_MACHINE_KEYS = ("device", "n_threads", "num_workers")
+_MACHINE_KEYS = ("device", "n_threads", "num_workers", "ray")
 
 
 class RunFolder:
@@ -127,6 +127,7 @@ def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) 
     except ConfigError as error:
         raise ConfigError(f"{folder.config}: {error}") from error
     said = {override.partition("=")[0] for override in overrides}
+    said = {"ray" if key.startswith("ray.") else key for key in said}
     for key in ("run_dir", *_MACHINE_KEYS):  # where a run goes on may differ from where it began
         if key in said:
             saved[key] = given[key]

@@ -90,9 +90,7 @@ def load_folder(path: str | os.PathLike[str]) -> TrajectoryArrays:
     return arrays
 
 
-def _manifest(
-    system: fs.FileSystem, folder: str, path: str | os.PathLike[str]
-) -> dict[str, Any]:
+def _manifest(system: fs.FileSystem, folder: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with system.open_input_stream(f"{folder}/{_MANIFEST}") as file:
             manifest = json.loads(file.read())
@@ -100,7 +98,7 @@ def _manifest(
         n_parts = manifest["n_parts"]
     except FileNotFoundError as error:
         raise FileFormatError(
-            f"{path}: no finished dataset ({_MANIFEST} is not there); `flowshield collect` makes one"
+            f"{path}: no finished dataset ({_MANIFEST} is missing): collect it again"
         ) from error
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise FileFormatError(f"{path}: {_MANIFEST} cannot be read ({error!r})") from error

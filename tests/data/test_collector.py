@@ -130,7 +130,7 @@ def test_saving_nothing():
 def test_a_wrong_suffix_loses_nothing(tmp_path):
     collector = DataCollector(lander())
     collector.collect(1)
-    with pytest.raises(FileFormatError, match=r"\.npz or \.pkl, got '\.csv'"):
+    with pytest.raises(FileFormatError, match=r"\.npz or \.pkl or \.parquet, got '\.csv'"):
         collector.save(tmp_path / "data.csv")
     collector.save(tmp_path / "data.npz")
 

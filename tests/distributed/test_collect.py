@@ -4,6 +4,8 @@ import signal
 import numpy as np
 import pytest
 
+pytest.importorskip("ray")
+
 from flowshield.data import DataCollector, TrajectoryDataset
 from flowshield.distributed import collect_shared
 from flowshield.envs import ContinuousEnvWrapper, make_env, register_env
