@@ -116,8 +116,8 @@ class DataCollector:
             **settings: See `flowshield.distributed.collect_shared`.
 
         Returns:
-            The episodes as `SharedDataset`: `to_ray`, `to_local`, `write_parquet`. They live as long
-            as the Ray session: enter `flowshield.distributed.session()` before.
+            The episodes as `SharedDataset`: `to_ray`, `to_local`, `write_parquet`. They live as
+            long as the Ray session: enter `flowshield.distributed.session()` before.
 
         Raises:
             ConfigError, DataError, ShapeError: As for `collect`.
