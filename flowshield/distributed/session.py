@@ -41,6 +41,8 @@ def _start() -> None:
         # nobody but this user's own processes can reach it; without a word Ray may turn tokens on
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # one process less for every training: nobody takes this machine away
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray Train and Tune free what a killed worker held only where the dashboard runs
     dashboard: dict[str, Any] = {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     ray.init(

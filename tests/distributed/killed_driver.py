@@ -1,32 +1,37 @@
-"""A training whose driver kills itself: `python killed_driver.py FOLDER EPOCH` (0 = not at all)."""
+"""A training whose driver kills itself as soon as there is a checkpoint to go on from.
+
+`python killed_driver.py FOLDER`; with a checkpoint there already it goes on to the end.
+"""
 
 import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import ray
-from learners import SETTINGS, Learner, make_rows
+from learners import LONG, Learner, make_rows
 
 from flowshield.distributed.train import fit_on_ray
 from flowshield.distributed.train_workers import TrainWorkers
 
 
-def main(folder, fatal_epoch):
-    told = []
+def main(folder):
+    told, checkpoint = [], Path(folder) / "last.pt"
+    first = not checkpoint.exists()
 
     def on_epoch(record):
-        told.append(int(record["epoch"]))
-        if told[-1] == fatal_epoch:
+        told.append(record["epoch"])
+        if first and checkpoint.exists():
             os.kill(os.getpid(), signal.SIGKILL)
 
     # without the dashboard: it starts sooner, and nothing here outlives this process's Ray
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     result = fit_on_ray(
-        Learner(),
+        Learner(pause=0.02),
         make_rows(20),
         make_rows(4, seed=1),
-        SETTINGS,
+        LONG,
         TrainWorkers(1),
         checkpoint_dir=folder,
         resume=True,
@@ -36,4 +41,4 @@ def main(folder, fatal_epoch):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1])

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,10 @@ from flowshield.data import TrajectoryDataset, TransitionTensors
 from flowshield.training import FitSettings
 
 SETTINGS = FitSettings(
-    n_epochs=6, batch_size=64, learning_rate=0.01, seed=3, ema_decay=0.9, checkpoint_every=2
+    n_epochs=6, batch_size=64, learning_rate=0.03, seed=3, ema_decay=0.9, checkpoint_every=2
 )
+# Ray takes note of a checkpoint a second or two after it was written: time enough to be killed
+LONG = replace(SETTINGS, n_epochs=60, patience=60)
 
 
 def make_rows(n_episodes, seed=0, commands="remaining"):
@@ -27,16 +31,22 @@ def make_rows(n_episodes, seed=0, commands="remaining"):
 
 
 class Learner(nn.Module):
-    """Linear regression of actions on states and, weakly, commands; draws noise as shields do."""
+    """Linear regression of actions on states and, weakly, commands; draws noise as shields do.
 
-    def __init__(self):
+    A pause makes its training steps last so many seconds.
+    """
+
+    def __init__(self, pause=0.0):
         super().__init__()
+        self.pause = pause
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.linear = nn.Linear(5, 2)
         self.hyperparameters = {"kind": "linear"}
 
     def compute_loss(self, states, actions, commands):
+        if self.training:
+            time.sleep(self.pause)
         states = states + 0.01 * torch.randn_like(states)
         inputs = torch.cat([states, 0.01 * commands], dim=1)
         return (self.linear(inputs) - actions).square().mean()

@@ -1,25 +1,33 @@
 """Training on Ray Train against the same fit in this process."""
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 ray = pytest.importorskip("ray")
 
-from learners import SETTINGS, Breaking, Killed, Learner, make_rows  # noqa: E402
+import learners  # noqa: E402
+from learners import LONG, SETTINGS, Breaking, Killed, Learner, make_rows  # noqa: E402
 
+from flowshield.config import compose  # noqa: E402
+from flowshield.data import TrajectoryDataset  # noqa: E402
 from flowshield.distributed.train import fit_on_ray  # noqa: E402
 from flowshield.distributed.train_workers import TrainWorkers  # noqa: E402
 from flowshield.errors import ConfigError, DataError  # noqa: E402
 from flowshield.models.serialization import load_payload  # noqa: E402
-from flowshield.training import fit  # noqa: E402
+from flowshield.training import Trainer, fit  # noqa: E402
 
 pytestmark = pytest.mark.ray
+
+# the workers of pytest's process cannot import what lies beside its tests
+ray.cloudpickle.register_pickle_by_value(learners)
 
 TRAIN, VALIDATION = make_rows(20), make_rows(4, seed=1)  # 400 rows: 6 steps an epoch
 HERE = Path(__file__).parent
@@ -47,9 +55,8 @@ def assert_equal(ours, theirs):
         assert torch.equal(value, theirs[name]), name
 
 
-@pytest.mark.parametrize("commands", ["remaining", "future"])
-def test_one_worker_does_what_this_process_does_to_the_bit(cluster, tmp_path, commands):
-    rows = make_rows(20, commands=commands), make_rows(4, seed=1, commands=commands)
+def test_one_worker_does_what_this_process_does_to_the_bit(cluster, tmp_path):
+    rows = make_rows(20, commands="future"), make_rows(4, seed=1, commands="future")
     ours, theirs, told = Learner(), Learner(), []
     expected = fit(theirs, *rows, SETTINGS, checkpoint_dir=tmp_path / "here")
     found = run(ours, tmp_path / "ray", rows=rows, on_epoch=told.append)
@@ -105,24 +112,27 @@ def test_a_worker_killed_in_an_epoch_is_replaced_and_the_training_ends_as_if_not
     assert_equal(whole, model)
 
 
-def drive(folder, fatal_epoch):
-    return subprocess.run(
-        [sys.executable, HERE / "killed_driver.py", folder, str(fatal_epoch)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def drive(folder):
+    """Runs the driver; what it wrote goes by way of files, for its Ray outlives it for a while."""
+    files = [folder / name for name in ("stdout", "stderr")]
+    with files[0].open("w") as stdout, files[1].open("w") as stderr:
+        program = [sys.executable, HERE / "killed_driver.py", folder]
+        code = subprocess.run(program, stdout=stdout, stderr=stderr, timeout=240).returncode
+    return code, files[0].read_text(), files[1].read_text()
 
 
 def test_a_driver_killed_and_started_again_goes_on(tmp_path):
-    killed = drive(tmp_path, fatal_epoch=5)
-    assert killed.returncode == -9, killed.stderr
-    assert load_payload(tmp_path / "last.pt", "fit")["epoch"] == 4
-    second = drive(tmp_path, fatal_epoch=0)
-    assert second.returncode == 0, second.stderr
-    found = json.loads(second.stdout.splitlines()[-1])
-    assert found["told"] == [1, 2, 3, 4, 5, 6]  # four of the checkpoint's, two of its own
-    expected = fit(Learner(), TRAIN, VALIDATION, SETTINGS)
+    code, _, errors = drive(tmp_path)
+    assert code == -signal.SIGKILL, errors
+    last = load_payload(tmp_path / "last.pt", "fit")
+    assert 0 < last["epoch"] < LONG.n_epochs
+    code, output, errors = drive(tmp_path)
+    assert code == 0, errors
+    found = json.loads(output.splitlines()[-1])
+    assert found["told"] == [record["epoch"] for record in found["history"]]
+    # what the checkpoint held was not trained again, seconds and all, and the rest is the same
+    assert found["history"][: last["epoch"]] == last["history"]
+    expected = fit(Learner(), TRAIN, VALIDATION, LONG)
     assert untimed(found["history"]) == untimed(expected.history)
 
 
@@ -155,6 +165,32 @@ def test_rows_that_do_not_fit_are_streamed_and_workers_may_come_and_go(cluster, 
     with pytest.raises(ConfigError, match=f"{tmp_path}/last.pt was written with batch_size=64"):
         other = replace(settings, batch_size=32)
         run(Learner(), tmp_path, 1, other, resume=True)
+
+
+def test_the_trainer_asks_for_workers_by_their_number_alone(cluster, tmp_path):
+    """Agent and shield, by two workers, from one config key; all else is as in this process."""
+    random = np.random.default_rng(0)
+    n, length = 100, 5
+    dataset = TrajectoryDataset.from_arrays(
+        random.normal(size=(n * length, 3)),
+        random.uniform(-0.5, 0.5, size=(n * length, 2)),
+        random.normal(size=n * length),
+        np.arange(n * length) % length == length - 1,
+    )
+    config = compose("train", ["num_workers=2", "n_epochs=1", "shield_epochs=1", "device=cpu"])
+    config.log_dir, config.model.hidden_dim, config.calibration.alpha = str(tmp_path), 16, 0.2
+    told = []
+    trainer = Trainer(config, on_epoch=lambda name, record: told.append((name, record["epoch"])))
+    agent, shield = trainer.train(dataset)
+    assert told == [("agent", 1), ("flow_matching", 1)]
+    assert trainer.results.keys() == {"agent", "flow_matching"}
+    assert not agent.training and not shield.training
+    assert shield.is_ood(torch.zeros(2, 3), torch.tensor([[3.0, 0.0], [3.0, 1e6]]))[1]
+    for name, model in (("agent", agent), ("flow_matching", shield)):
+        assert list((tmp_path / name).glob("events*"))  # TensorBoard's
+        best = load_payload(tmp_path / "checkpoints" / name / "best.pt", "weights")["state_dict"]
+        assert best.keys() == model.state_dict().keys()
+        assert all(torch.equal(best[key], value) for key, value in model.state_dict().items())
 
 
 def test_more_workers_than_this_machine_can_have_are_refused(cluster, tmp_path, monkeypatch):
