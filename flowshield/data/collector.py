@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -20,9 +20,6 @@ from flowshield.data.rollout import rollout
 from flowshield.data.seeding import check_seed, draw_env_seed, episode_generator
 from flowshield.envs import ContinuousEnvWrapper
 from flowshield.errors import ConfigError, DataError, ShapeError, check_ray
-
-if TYPE_CHECKING:
-    from flowshield.distributed import SharedDataset
 
 
 class DataCollector:
@@ -106,7 +103,7 @@ class DataCollector:
         seed: int = 0,
         num_workers: int = 1,
         **settings: Any,
-    ) -> "SharedDataset":
+    ) -> Any:
         """Collects the same episodes with Ray actors, and leaves them in the object store.
 
         Args:
@@ -116,8 +113,8 @@ class DataCollector:
             **settings: See `flowshield.distributed.collect_shared`.
 
         Returns:
-            The episodes as `SharedDataset`: `to_ray`, `to_local`, `write_parquet`. They live as
-            long as the Ray session: enter `flowshield.distributed.session()` before.
+            A `flowshield.distributed.SharedDataset`: `to_ray`, `to_local`, `write_parquet`. It lives
+            as long as the Ray session: enter `flowshield.distributed.session()` before.
 
         Raises:
             ConfigError, DataError, ShapeError: As for `collect`.

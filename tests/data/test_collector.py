@@ -147,9 +147,14 @@ def test_seed(seed):
         DataCollector(lander()).collect(1, seed=seed)
 
 
-def test_workers_come_with_another_release():
-    with pytest.raises(ConfigError, match="num_workers=0, got 2"):
+def test_workers_need_ray(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"num_workers=2 asks for workers on Ray.*flowshield\[ray\]"
+    ):
         DataCollector(lander()).collect(1, num_workers=2)
+    with pytest.raises(ConfigError, match="num_workers >= 0, got -1"):
+        DataCollector(lander()).collect(1, num_workers=-1)
 
 
 def test_rendering_needs_a_render_mode():
