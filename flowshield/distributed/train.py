@@ -3,6 +3,7 @@
 __all__ = ["fit_on_ray"]
 
 import copy
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -39,7 +40,7 @@ from flowshield.training.rows import VALIDATION_ROWS, check_rows, spread
 
 OnEpoch = Callable[[dict[str, float]], None]
 
-_POLL_S = 0.2  # how often the driver looks whether the training is over
+_POLL_S = 0.2  # how often driver and controller look what the workers have to say
 _PATIENCE_S = 30.0  # how long it waits for a run that it has ended to be gone
 
 
@@ -82,6 +83,9 @@ def fit_on_ray(
         ray.train.TrainingFailedError: Workers died more often than `max_failures`.
     """
     check_rows(train, validation)
+    # a report waits for the controller's next look, by default every 2 s: far too long
+    # for epochs of a quarter of a second
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_S))
     with session():
         workers.check_room()
         folder = TrainFolder(checkpoint_dir)

@@ -16,8 +16,8 @@ from flowshield.training import FitSettings
 SETTINGS = FitSettings(
     n_epochs=6, batch_size=64, learning_rate=0.03, seed=3, ema_decay=0.9, checkpoint_every=2
 )
-# Ray takes note of a checkpoint a second or two after it was written: time enough to be killed
-LONG = replace(SETTINGS, n_epochs=60, patience=60)
+# Ray takes note of a checkpoint a little after it was written: there shall be epochs left by then
+LONG = replace(SETTINGS, n_epochs=30, patience=30)
 
 
 def make_rows(n_episodes, seed=0, commands="remaining"):
