@@ -200,20 +200,23 @@ def _projection(results: Results) -> Iterator[Target]:
 
 def _counts(dataset: str, records: list[Mapping[str, Any]]) -> Iterator[Target]:
     checks = [check for record in records for check in record["requests"].values()]
-    n = sum(check["n"] for check in checks)
-    for word, demand in (
-        ("supported", "every projection rechecks as supported"),
-        ("idempotent", "projecting twice changes nothing"),
-    ):
-        count = sum(check[word] for check in checks)
-        yield Target(f"{dataset}: {demand}", f"{count} of {n}", count == n)
+    n, said, rechecked, same = (
+        sum(check[word] for check in checks)
+        for word in ("n", "said_supported", "supported", "idempotent")
+    )
+    yield Target(
+        f"{dataset}: every projection rechecks as supported, or said that it found nothing",
+        f"{rechecked} of {said}; {n - said} found nothing and said so",
+        rechecked == said,
+    )
+    yield Target(f"{dataset}: projecting twice changes nothing", f"{same} of {n}", same == n)
     bounded = [check for record in records for check in record["with_bound"].values()]
     for words, ones in (("", checks), (" where the environment lends its bound", bounded)):
         over = sum(check["over_bound"] or 0 for check in ones)
         yield Target(f"{dataset}: none above UB(s){words}", f"{over} of {n}", over == 0)
-    same = [record["identity"] for record in records]
-    changed = sum(one["n"] - one["unchanged"] for one in same)
-    words = f"{changed} of {sum(one['n'] for one in same)} changed"
+    kept = [record["identity"] for record in records]
+    changed = sum(one["n"] - one["unchanged"] for one in kept)
+    words = f"{changed} of {sum(one['n'] for one in kept)} changed"
     yield Target(f"{dataset}: supported requests come back unchanged", words, changed == 0)
 
 
