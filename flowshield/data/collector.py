@@ -113,8 +113,8 @@ class DataCollector:
             **settings: See `flowshield.distributed.collect_shared`.
 
         Returns:
-            A `flowshield.distributed.SharedDataset`: `to_ray`, `to_local`, `write_parquet`. It lives
-            as long as the Ray session: enter `flowshield.distributed.session()` before.
+            A `flowshield.distributed.SharedDataset`: `to_ray`, `to_local`, `write_parquet`. It
+            lives as long as the Ray session: enter `flowshield.distributed.session()` before.
 
         Raises:
             ConfigError, DataError, ShapeError: As for `collect`.
