@@ -124,7 +124,8 @@ def _collect_on_ray(config: DictConfig, collector: DataCollector, bar: Bar) -> T
             chunk_episodes=config.ray.chunk_episodes,
             on_chunk=on_chunk,
         )
-        return shared.to_local()
+        dataset: TrajectoryDataset = shared.to_local()
+    return dataset
 
 
 def _dataset_path(config: DictConfig, folder: RunFolder) -> Path:
