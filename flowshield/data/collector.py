@@ -119,10 +119,12 @@ class DataCollector:
         Raises:
             ConfigError, DataError, ShapeError: As for `collect`.
         """
+        self._check(n_episodes, False, num_workers)
+        if num_workers == 0:
+            raise ConfigError("collect_shared needs num_workers >= 1, got 0: use collect")
+        check_seed(seed)
         from flowshield.distributed import collect_shared
 
-        self._check(n_episodes, False, num_workers)
-        check_seed(seed)
         return collect_shared(
             self.env, self.behaviour, n_episodes, seed, num_workers=num_workers, **settings
         )

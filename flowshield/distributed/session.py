@@ -1,6 +1,6 @@
 """Ray itself: the cluster that this process belongs to, or one of this machine alone."""
 
-__all__ = ["available_cpus", "session"]
+__all__ = ["session"]
 
 import logging
 import os
@@ -28,11 +28,6 @@ def session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def available_cpus() -> int:
-    """CPUs that the cluster can have at once, at least 1."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
 
 def _start() -> None:

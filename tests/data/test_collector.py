@@ -155,6 +155,8 @@ def test_workers_need_ray(monkeypatch):
         DataCollector(lander()).collect(1, num_workers=2)
     with pytest.raises(ConfigError, match="num_workers >= 0, got -1"):
         DataCollector(lander()).collect(1, num_workers=-1)
+    with pytest.raises(ConfigError, match="num_workers >= 1, got 0: use collect"):
+        DataCollector(lander()).collect_shared(1, num_workers=0)
 
 
 def test_rendering_needs_a_render_mode():
