@@ -1,6 +1,6 @@
 """What the user sees while work goes on: a line a stage, and a bar where it takes time."""
 
-__all__ = ["Bar", "Reporter"]
+__all__ = ["Bar", "Bars", "Reporter"]
 
 import time
 from collections.abc import Iterator
@@ -29,6 +29,10 @@ class Bar:
         self._task = progress.add_task(title, total=total, note="")
         self._done, self._last = 0, time.monotonic()
 
+    def remove(self) -> None:
+        """Shows it no longer."""
+        self._progress.remove_task(self._task)
+
     def advance(self, note: str = "") -> None:
         """One unit is done.
 
@@ -43,6 +47,22 @@ class Bar:
             self._progress.console.print(
                 f"  {self._title}: {self._done}/{self._total} {note}", markup=False
             )
+
+
+class Bars:
+    """Bars that run at the same time; threads may share them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        """Shows a bar of `total` units while the body runs."""
+        bar = Bar(self._progress, title, total)
+        try:
+            yield bar
+        finally:
+            bar.remove()
 
 
 class Reporter:
@@ -71,8 +91,8 @@ class Reporter:
         self.console.print(table)
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Bar]:
-        """Shows a bar of `total` units while the body runs."""
+    def bars(self) -> Iterator["Bars"]:
+        """Shows any number of bars, one below the other, while the body runs."""
         columns = (
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),
@@ -82,5 +102,11 @@ class Reporter:
             TextColumn("{task.fields[note]}"),
         )
         terminal = self.console.is_terminal
-        with Progress(*columns, console=self.console, transient=True, disable=not terminal) as bar:
-            yield Bar(bar, title, total)
+        with Progress(*columns, console=self.console, transient=True, disable=not terminal) as bars:
+            yield Bars(bars)
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        """Shows a bar of `total` units while the body runs."""
+        with self.bars() as bars, bars.bar(title, total) as bar:
+            yield bar

@@ -6,7 +6,9 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.cells = path / "cells"
         self.followed = path / "followed"
+        self.shields = path / "shields"
         self.figures = path / "figures"
         self.timings = path / "timings.json"
         self.results = path / "results.json"
@@ -54,16 +57,24 @@ class RunFolder:
         """The finished rollouts on the commands that a shield supports."""
         return self.followed / f"{shield}.json"
 
+    def shield(self, name: str) -> Path:
+        """The finished measurements of a shield alone."""
+        return self.shields / f"{name}.json"
+
     def holds_work(self) -> bool:
         """Whether something was made here that belongs to the config."""
         return any(p.exists() for p in (self.dataset, self.checkpoints, self.models, self.cells))
 
-    def add_seconds(self, stage: str, seconds: float) -> dict[str, float]:
-        """Adds time spent on a stage, over all the starts of this run, and returns all of them."""
-        timings = read_json(self.timings) if self.timings.exists() else {}
-        timings[stage] = timings.get(stage, 0.0) + seconds
-        write_json(self.timings, timings)
-        return timings
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the body's seconds to the stage's of all starts, also when it is interrupted."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            timings = read_json(self.timings) if self.timings.exists() else {}
+            timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start
+            write_json(self.timings, timings)
 
 
 def load_config(overrides: Sequence[str]) -> tuple[DictConfig, RunFolder]:

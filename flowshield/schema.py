@@ -32,6 +32,8 @@ FREE_KEYS: Final = ("env.kwargs", "env.commands", "behaviour.components")
 _TYPES: Final[dict[str, tuple[type, bool]]] = {
     "run_dir": (str, True),
     "data.path": (str, True),
+    "ray.rollout_workers": (int, True),
+    "ray.use_gpu": (bool, True),
     "optimizer.gradient_clip": (float, True),
     "optimizer.ema_decay": (float, True),
     "scheduler.warmup_epochs": (float, False),
@@ -75,6 +77,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "learning_rate": _POSITIVE,
     "checkpoint_every": _AT_LEAST_1,
     "num_workers": _AT_LEAST_0,
+    "ray.rollout_workers": _AT_LEAST_1,
     "ray.cpus_per_worker": _POSITIVE,
     "ray.envs_per_worker": _AT_LEAST_1,
     "ray.chunk_episodes": _AT_LEAST_1,

@@ -33,7 +33,8 @@ ALLOWED = {
     "pipeline": LEAVES | BELOW_TRAINING | {"training", "evaluation", "distributed", "run_folder"},
 }
 TOP = {"cli", "__main__"}
-# Trainer and DataCollector import their half of distributed inside the method that needs it.
+# Trainer and DataCollector import their half of distributed inside the method that needs it, and
+# for the type checker.
 DOOR = {"training", "data"}
 MAY_IMPORT_RAY = {"distributed", "cli", "__main__"}
 
@@ -53,7 +54,7 @@ def imports(file: Path) -> Iterator[Import]:
 
 
 def _imports(file, node, inside):
-    inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _types_only(node)
     if isinstance(node, ast.Import):
         for alias in node.names:
             yield Import(file, node.lineno, alias.name, inside)
@@ -65,6 +66,10 @@ def _imports(file, node, inside):
             yield Import(file, node.lineno, name, inside)
     for child in ast.iter_child_nodes(node):
         yield from _imports(file, child, inside)
+
+
+def _types_only(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def _absolute(file, node):

@@ -27,6 +27,7 @@ TINY = [
     "evaluation.followed.n_commands=2",
     "env.commands=[[200,280],[1000,280]]",
     "device=cpu",
+    "ray.num_workers=0",
 ]
 
 

@@ -1,6 +1,6 @@
 """Ray itself: the cluster that this process belongs to, or one of this machine alone."""
 
-__all__ = ["session"]
+__all__ = ["count_cpus", "session"]
 
 import logging
 import os
@@ -28,6 +28,11 @@ def session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def count_cpus() -> int:
+    """CPUs of this Ray, at least 1: a cluster that grows with the work may have none yet."""
+    return max(1, int(ray.cluster_resources().get("CPU", 0)))  # type: ignore[no-untyped-call]
 
 
 def _start() -> None:

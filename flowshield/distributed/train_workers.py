@@ -17,14 +17,14 @@ class TrainWorkers:
 
     Attributes:
         number: How many at once; (least, most) = as many of them as the cluster has just now.
-        use_gpu: Whether each gets a GPU.
+        use_gpu: Whether each gets a GPU; None = where Ray has one.
         cpus_per_worker: CPUs of each, and threads of torch.
         max_failures: Times that the training starts again from its last checkpoint; -1 = for ever.
         resident_bytes: A worker's rows up to this size lie on its device; more are streamed.
     """
 
     number: int | tuple[int, int]
-    use_gpu: bool = False
+    use_gpu: bool | None = False
     cpus_per_worker: float = 1
     max_failures: int = 3
     resident_bytes: int = 2_000_000_000
@@ -38,7 +38,7 @@ class TrainWorkers:
         """The same in Ray's words."""
         return ScalingConfig(
             num_workers=self.number,  # type: ignore[arg-type]  # Ray's types are those of V1
-            use_gpu=self.use_gpu,
+            use_gpu="GPU" in self._resources(),
             resources_per_worker=self._resources(),
         )
 
@@ -54,9 +54,9 @@ class TrainWorkers:
         Raises:
             ConfigError: The least number of workers needs more CPUs or GPUs than there are.
         """
-        if "RAY_ADDRESS" in os.environ:
+        if _may_grow():
             return
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there = _resources_there()
         for kind, each in self._resources().items():
             if self.least * each > there.get(kind, 0):
                 raise ConfigError(
@@ -65,6 +65,29 @@ class TrainWorkers:
                     "fewer with num_workers, ray.cpus_per_worker or ray.use_gpu=false"
                 )
 
+    def at_once(self, n_trainings: int) -> int:
+        """How many of so many trainings like this one there is room for, at least 1.
+
+        All of them on a cluster that may grow: what waits is what it grows by.
+        """
+        if _may_grow():
+            return n_trainings
+        there = _resources_there()
+        each = self._resources()
+        room = [there.get(kind, 0) // (self.least * needed) for kind, needed in each.items()]
+        return max(1, min(n_trainings, *map(int, room)))
+
     def _resources(self) -> dict[str, float]:
-        gpus = {"GPU": 1.0} if self.use_gpu else {}
+        use_gpu = _resources_there().get("GPU", 0) > 0 if self.use_gpu is None else self.use_gpu
+        gpus = {"GPU": 1.0} if use_gpu else {}
         return {"CPU": float(self.cpus_per_worker), **gpus}
+
+
+def _may_grow() -> bool:
+    """Whether this process is a job of a cluster, and not the user of its own machine."""
+    return "RAY_ADDRESS" in os.environ
+
+
+def _resources_there() -> dict[str, float]:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources

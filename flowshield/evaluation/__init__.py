@@ -1,7 +1,9 @@
 """What agents and shields are worth: rollouts, detection, calibration, statistics, report."""
 
 from flowshield.evaluation.agent import Cell, EvaluatedEpisode, evaluate_agent, run_episode
+from flowshield.evaluation.cell_grid import UNSHIELDED
 from flowshield.evaluation.command_plane import CommandPlane, plot_projection
+from flowshield.evaluation.evaluator import Evaluator, Measurement, Subjects
 from flowshield.evaluation.figures import (
     plot_calibration,
     plot_ood_detection,
@@ -36,9 +38,13 @@ __all__ = [
     "CommandPlane",
     "ConfidenceInterval",
     "EvaluatedEpisode",
+    "Evaluator",
     "FalseAlarms",
     "Followed",
+    "Measurement",
     "MetricsTracker",
+    "Subjects",
+    "UNSHIELDED",
     "auc_roc",
     "cell_record",
     "clopper_pearson",

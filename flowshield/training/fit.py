@@ -20,6 +20,7 @@ from flowshield.models.serialization import load_payload, save_payload
 from flowshield.training.early_stopping import EarlyStopping
 from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.flat_parameters import FlatParameters
+from flowshield.training.generators import seed_noise, seeded
 from flowshield.training.learning_rate import LearningRateScheduler
 from flowshield.training.rows import (
     VALIDATION_ROWS,
@@ -104,10 +105,9 @@ def describe_rows(train: Rows, validation: Rows, device: torch.device) -> dict[s
         validation: All validation rows.
         device: Where both lie.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        described = {}
-        for name, rows in (("training rows", train), ("validation rows", validation)):
-            _seed_noise(_VALIDATION_SEED, device)  # rows may draw their commands
+    described = {}
+    for name, rows in (("training rows", train), ("validation rows", validation)):
+        with seeded(_VALIDATION_SEED, device):  # rows may draw their commands
             described[name] = describe(rows, device)
     return described
 
@@ -204,7 +204,7 @@ class _FitLoop:
         return float(self.worker.mean(loss))
 
     def _seed_noise(self, seed: int) -> None:
-        _seed_noise(seed, self.device)
+        seed_noise(seed, self.device)
 
     def _keep_best(self, train_loss: float, validation_loss: float) -> None:
         if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
@@ -318,14 +318,6 @@ def _make_optimizer(vector: nn.Parameter, settings: FitSettings) -> torch.optim.
         fused=True,
         capturable=settings.cuda_graph and vector.device.type == "cuda",
     )
-
-
-def _seed_noise(seed: int, device: torch.device) -> None:
-    """Seeds what `fork_rng` puts back; torch.manual_seed would seed every other GPU too."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
 
 
 def _snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -5,10 +5,9 @@ __all__ = ["Trainer"]
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
@@ -20,7 +19,11 @@ from flowshield.models.shields import Calibration, StateGroups, episodes_needed
 from flowshield.training.device import resolve_device
 from flowshield.training.fit import fit
 from flowshield.training.fit_settings import FitResult, FitSettings
+from flowshield.training.generators import seeded
 from flowshield.training.logger import Logger
+
+if TYPE_CHECKING:
+    from flowshield.distributed.train_workers import TrainWorkers
 
 OnEpoch = Callable[[str, dict[str, float]], None]
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -243,25 +246,31 @@ class Trainer:
     ) -> FitResult:
         """The same fit on Ray Train's workers."""
         from flowshield.distributed.train import fit_on_ray
-        from flowshield.distributed.train_workers import TrainWorkers
 
-        ray = self.config.ray
-        workers = TrainWorkers(
-            self.num_workers,
-            use_gpu=ray.use_gpu,
-            cpus_per_worker=ray.cpus_per_worker,
-            max_failures=ray.max_failures,
-            resident_bytes=ray.resident_bytes,
-        )
         return fit_on_ray(
             model,
             train,
             validation,
             settings,
-            workers,
+            self.workers,
             checkpoint_dir=str(checkpoint_dir),
             resume=resume,
             on_epoch=on_epoch,
+        )
+
+    @property
+    def workers(self) -> "TrainWorkers":
+        """What the config asks of Ray for each model."""
+        from flowshield.distributed.train_workers import TrainWorkers
+
+        ray = self.config.ray
+        return TrainWorkers(
+            self.num_workers,
+            # null leaves it to `device`, which a machine without a GPU may not have
+            use_gpu=False if ray.use_gpu is None and self.config.device == "cpu" else ray.use_gpu,
+            cpus_per_worker=ray.cpus_per_worker,
+            max_failures=ray.max_failures,
+            resident_bytes=ray.resident_bytes,
         )
 
     def _session(self) -> AbstractContextManager[None]:
@@ -298,8 +307,7 @@ class Trainer:
 
     def _seeded(self, make: Callable[[], _Model]) -> _Model:
         """Makes a model whose initial weights depend on the seed alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
+        with seeded(self.config.seed):
             return make().to(self.device)
 
     def _first_shield(self) -> str:

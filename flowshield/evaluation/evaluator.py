@@ -1,0 +1,140 @@
+"""Every measurement of an evaluation, one record at a time, so that they can be spread out."""
+
+__all__ = ["Evaluator", "Measurement", "Subjects"]
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flowshield.data import TrajectoryDataset
+from flowshield.envs import ContinuousEnvWrapper
+from flowshield.evaluation.agent import evaluate_agent
+from flowshield.evaluation.cell_grid import UNSHIELDED, Command
+from flowshield.evaluation.follow import evaluate_followed
+from flowshield.evaluation.follow_record import followed_record
+from flowshield.evaluation.lent_bound import lend_return_bound
+from flowshield.evaluation.records import cell_record, shield_record
+from flowshield.models import BaseShield, UDRLAgent
+
+Measurement = tuple[str, tuple[Any, ...]]
+"""The name of one of the evaluator's methods, and its arguments."""
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """What is evaluated, and on what; it can be sent to another process.
+
+    Attributes:
+        agent: The policy.
+        shields: Calibrated, by name.
+        make_env: Makes one environment.
+        test: Episodes that trained, selected and calibrated nothing.
+        commands: The grid, (horizon in steps, return in raw reward).
+        seed: Of every draw.
+        n_episodes: Episodes a cell.
+        n_states: Held-out steps on which detection is measured.
+        bound_margin: How far above the provable bound impossible commands ask, raw reward.
+        n_starts: Starts at which each shield is asked what it supports.
+        n_commands: Supported commands a start.
+        return_tolerance: A return counts as met within this, raw reward.
+        use_return_bound: Whether the environment lends the shields its provable bound.
+    """
+
+    agent: UDRLAgent
+    shields: Mapping[str, BaseShield]
+    make_env: Callable[[], ContinuousEnvWrapper]
+    test: TrajectoryDataset
+    commands: Sequence[Command]
+    seed: int
+    n_episodes: int
+    n_states: int
+    bound_margin: float
+    n_starts: int
+    n_commands: int
+    return_tolerance: float
+    use_return_bound: bool = False
+
+
+class Evaluator:
+    """Makes the records of results.json; the same arguments give the same record anywhere.
+
+    Args:
+        subjects: What is evaluated.
+    """
+
+    def __init__(self, subjects: Subjects) -> None:
+        self.subjects = subjects
+        self._envs: list[ContinuousEnvWrapper] = []
+        if subjects.use_return_bound:
+            for shield in subjects.shields.values():
+                lend_return_bound(shield, subjects.make_env())
+
+    def measure_all(
+        self, measurements: Iterable[Measurement]
+    ) -> Iterator[tuple[Measurement, dict[str, Any]]]:
+        """Makes all of these records; yields each with what was asked."""
+        for measurement in measurements:
+            yield measurement, self.measure(measurement)
+
+    def measure(self, measurement: Measurement) -> dict[str, Any]:
+        """Makes one record: calls the method of that name."""
+        name, arguments = measurement
+        record: dict[str, Any] = getattr(self, name)(*arguments)
+        return record
+
+    def cell(
+        self, guard: str, command: Command, unshielded: Sequence[float] | None
+    ) -> dict[str, Any]:
+        """The agent under one command.
+
+        Args:
+            guard: A shield's name, or "none".
+            command: Of the grid.
+            unshielded: Returns of the same starts without a shield; None for these themselves.
+        """
+        subjects = self.subjects
+        cell = evaluate_agent(
+            subjects.agent,
+            self._some(subjects.n_episodes),
+            command,
+            None if guard == UNSHIELDED else subjects.shields[guard],
+            n_episodes=subjects.n_episodes,
+            seed=subjects.seed,
+        )
+        return cell_record(cell, unshielded)
+
+    def followed(self, name: str) -> dict[str, Any]:
+        """The agent alone on commands that a shield supports."""
+        subjects = self.subjects
+        followed = evaluate_followed(
+            subjects.agent,
+            self._some(subjects.n_starts * subjects.n_commands),
+            subjects.shields[name],
+            n_starts=subjects.n_starts,
+            n_commands=subjects.n_commands,
+            seed=subjects.seed,
+        )
+        return followed_record(followed, subjects.return_tolerance)
+
+    def shield(self, name: str) -> dict[str, Any]:
+        """A shield's detection, calibration and projection on held-out steps."""
+        subjects = self.subjects
+        return shield_record(
+            subjects.shields[name],
+            subjects.test,
+            list(subjects.commands),
+            n_states=subjects.n_states,
+            margin=subjects.bound_margin,
+            seed=subjects.seed,
+        )
+
+    def close(self) -> None:
+        """Closes the environments."""
+        while self._envs:
+            self._envs.pop().close()
+
+    def _some(self, n: int) -> list[ContinuousEnvWrapper]:
+        """So many environments, made once."""
+        while len(self._envs) < n:
+            self._envs.append(self.subjects.make_env())
+        return self._envs[:n]

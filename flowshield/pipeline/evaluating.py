@@ -1,0 +1,189 @@
+"""Stage three: every shield against none on the grid of commands, and the report."""
+
+__all__ = ["evaluate"]
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from flowshield.atomic import atomic_write
+from flowshield.data import TrajectoryDataset
+from flowshield.envs import env_maker
+from flowshield.errors import DataError
+from flowshield.evaluation import (
+    UNSHIELDED,
+    Evaluator,
+    Measurement,
+    Subjects,
+    followed_markdown_table,
+    markdown_table,
+    write_report,
+)
+from flowshield.models import BaseShield, UDRLAgent
+from flowshield.pipeline.collecting import dataset_path
+from flowshield.pipeline.place import on_ray, place, rollout_workers
+from flowshield.pipeline.results import draw_figures, gather_results
+from flowshield.progress import Reporter
+from flowshield.run_folder import RunFolder, read_json, write_json
+from flowshield.training import Trainer, resolve_device
+
+if TYPE_CHECKING:
+    from flowshield.distributed import EvaluatorPool
+
+
+def evaluate(
+    config: DictConfig,
+    folder: RunFolder,
+    reporter: Reporter,
+    command: str,
+    dataset: TrajectoryDataset | None = None,
+) -> dict[str, Any]:
+    """Measures every shield against none on the grid of commands, and writes the report.
+
+    Args:
+        config: From `load_config`.
+        folder: Likewise; it holds the trained models.
+        reporter: Where progress goes.
+        command: What the user typed, for the report.
+        dataset: The run's; None = read it.
+
+    Returns:
+        The content of results.json.
+    """
+    dataset = dataset or _existing_dataset(config, folder)
+    parts = Trainer(config).split(dataset)
+    subjects = _subjects(config, folder, parts["test"])
+    reporter.stage(
+        "evaluate",
+        f"{subjects.n_episodes} episodes for each of {len(subjects.commands)} commands "
+        f"without a shield and with {', '.join(subjects.shields)}",
+    )
+    for name, shield in subjects.shields.items():
+        reporter.stage("evaluate", f"{name}: {shield.calibration}")
+    with folder.timed("evaluate"):
+        measured = _measured(config, folder, reporter, subjects)
+    results = gather_results(config, folder, command, dataset, parts, measured)
+    write_json(folder.results, results)
+    with atomic_write(folder.table) as file:
+        tables = (markdown_table(results), followed_markdown_table(results))
+        file.write("\n".join(filter(None, tables)).encode())
+    write_report(folder.report, results, draw_figures(results, folder, subjects))
+    reporter.stage("evaluate", f"wrote {folder.results}, {folder.figures}/ and {folder.report}")
+    return results
+
+
+def _subjects(config: DictConfig, folder: RunFolder, test: TrajectoryDataset) -> Subjects:
+    # what is sent to other processes must lie on the CPU
+    device = resolve_device("cpu" if on_ray(config) else config.device)
+    followed = config.evaluation.followed
+    return Subjects(
+        agent=UDRLAgent.load(folder.model("agent"), device),
+        shields={name: BaseShield.load(folder.model(name), device) for name in config.shield},
+        make_env=env_maker(config.env.name, dict(config.env.kwargs)),
+        test=test,
+        commands=[(float(h), float(r)) for h, r in config.env.commands],
+        seed=config.seed,
+        n_episodes=config.evaluation.n_episodes,
+        n_states=config.evaluation.n_states,
+        bound_margin=config.evaluation.bound_margin,
+        n_starts=followed.n_starts,
+        n_commands=followed.n_commands,
+        return_tolerance=followed.return_tolerance,
+        use_return_bound=config.calibration.use_return_bound,
+    )
+
+
+def _existing_dataset(config: DictConfig, folder: RunFolder) -> TrajectoryDataset:
+    path = dataset_path(config, folder)
+    if not path.exists():
+        raise DataError(f"no dataset at {path}: collect and train first, or check data.path")
+    return TrajectoryDataset(path)
+
+
+def _measured(
+    config: DictConfig, folder: RunFolder, reporter: Reporter, subjects: Subjects
+) -> dict[str, Any]:
+    """Every record of results.json; what is on file is read, not measured again."""
+    files = _Records(folder, subjects)
+    missing = len(files.missing())
+    if missing:
+        with place(config), reporter.bar("measurements", missing) as bar:
+            evaluator = _evaluator(subjects, min(rollout_workers(config), missing))
+            try:
+                for phase in (files.of_the_unshielded, files.of_the_shields):
+                    for measurement, record in evaluator.measure_all(phase()):
+                        write_json(files.path(measurement), record)
+                        bar.advance(_note(measurement, record))
+            finally:
+                evaluator.close()
+    return files.read()
+
+
+class _Records:
+    """What is to be measured, and the file of each record."""
+
+    def __init__(self, folder: RunFolder, subjects: Subjects) -> None:
+        self.folder, self.shields, self.commands = folder, subjects.shields, subjects.commands
+
+    def path(self, measurement: Measurement) -> Path:
+        kind, (name, *rest) = measurement
+        if kind == "cell":
+            return self.folder.cell(name, rest[0])
+        return self.folder.followed_by(name) if kind == "followed" else self.folder.shield(name)
+
+    def missing(self) -> list[Measurement]:
+        everything = [*self._cells(UNSHIELDED), *self._others()]
+        for name in self.shields:
+            everything += self._cells(name)
+        return [measurement for measurement in everything if not self.path(measurement).exists()]
+
+    def of_the_unshielded(self) -> list[Measurement]:
+        """Everything but the shielded cells."""
+        return [m for m in self.missing() if m[0] != "cell" or m[1][0] == UNSHIELDED]
+
+    def of_the_shields(self) -> list[Measurement]:
+        """The shielded cells, with what they are paired with: the unshielded are on file."""
+        return [
+            ("cell", (name, command, self._record(UNSHIELDED, command)["returns"]))
+            for kind, (name, *rest) in self.missing()
+            for command in rest[:1]
+        ]
+
+    def read(self) -> dict[str, Any]:
+        """The records as results.json holds them."""
+        return {
+            "cells": [
+                self._record(guard, command)
+                for guard in (UNSHIELDED, *self.shields)
+                for command in self.commands
+            ],
+            "shields": {name: read_json(self.folder.shield(name)) for name in self.shields},
+            "followed": {name: read_json(self.folder.followed_by(name)) for name in self.shields},
+        }
+
+    def _cells(self, guard: str) -> list[Measurement]:
+        return [("cell", (guard, command, None)) for command in self.commands]
+
+    def _others(self) -> list[Measurement]:
+        return [(kind, (name,)) for name in self.shields for kind in ("followed", "shield")]
+
+    def _record(self, guard: str, command: tuple[float, float]) -> dict[str, Any]:
+        record: dict[str, Any] = read_json(self.folder.cell(guard, command))
+        return record
+
+
+def _evaluator(subjects: Subjects, num_workers: int) -> "Evaluator | EvaluatorPool":
+    if num_workers == 0:
+        return Evaluator(subjects)
+    from flowshield.distributed import EvaluatorPool
+
+    return EvaluatorPool(subjects, num_workers)
+
+
+def _note(measurement: Measurement, record: dict[str, Any]) -> str:
+    kind, (name, *rest) = measurement
+    if kind != "cell":
+        return f"{name}: {'commands it supports' if kind == 'followed' else 'detection'}"
+    (horizon, target), mean = rest[0], record["return_mean"]
+    return f"{name} ({horizon:g}, {target:g}): return {mean:.0f}"

@@ -1,0 +1,32 @@
+"""The whole way: collect, train, evaluate."""
+
+__all__ = ["run"]
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from flowshield.pipeline.collecting import collect
+from flowshield.pipeline.evaluating import evaluate
+from flowshield.pipeline.place import place
+from flowshield.pipeline.training import train
+from flowshield.progress import Reporter
+from flowshield.run_folder import RunFolder
+
+
+def run(config: DictConfig, folder: RunFolder, reporter: Reporter, command: str) -> dict[str, Any]:
+    """Collects, trains and evaluates; what the folder already holds is not done again.
+
+    Args:
+        config: From `load_config`.
+        folder: Likewise.
+        reporter: Where progress goes.
+        command: What the user typed, for the report.
+
+    Returns:
+        The content of results.json.
+    """
+    with place(config):  # one Ray for all stages
+        dataset = collect(config, folder, reporter)
+        train(config, folder, reporter, dataset)
+        return evaluate(config, folder, reporter, command, dataset)

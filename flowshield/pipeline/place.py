@@ -1,0 +1,45 @@
+"""Where the stages run: in this process, or on Ray."""
+
+__all__ = ["model_workers", "on_ray", "place", "rollout_workers"]
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+
+def on_ray(config: DictConfig) -> bool:
+    """Whether the config asks for workers; `ray.num_workers=0` keeps everything here."""
+    return bool(config.ray.num_workers != 0)
+
+
+def place(config: DictConfig) -> AbstractContextManager[None]:
+    """Ray for as long as the body runs, where the config asks for workers."""
+    if not on_ray(config):
+        return nullcontext()
+    from flowshield.distributed import session
+
+    return session()
+
+
+def rollout_workers(config: DictConfig) -> int:
+    """Actors that collect and evaluate, inside `place`; 0 = this process.
+
+    Of a range the most, as they need no fixed number; where nothing is said, one a CPU.
+    """
+    if not on_ray(config):
+        return 0
+    asked = config.ray.rollout_workers or config.ray.num_workers
+    if asked is None:
+        from flowshield.distributed import count_cpus
+
+        return count_cpus()
+    return int(max(asked)) if isinstance(asked, ListConfig) else int(asked)
+
+
+def model_workers(config: DictConfig) -> Any:
+    """Ray Train workers of each model: a number, or (least, most); 0 = this process."""
+    asked = config.ray.num_workers
+    if isinstance(asked, ListConfig):
+        return tuple(asked)
+    return 1 if asked is None else int(asked)

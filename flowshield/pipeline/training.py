@@ -1,0 +1,127 @@
+"""Stage two: the agent and the shields, side by side where there is room."""
+
+__all__ = ["train"]
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from omegaconf import DictConfig
+
+from flowshield.data import TrajectoryDataset
+from flowshield.models import BaseShield, UDRLAgent
+from flowshield.pipeline.collecting import collect
+from flowshield.pipeline.place import model_workers, on_ray, place
+from flowshield.progress import Bar, Bars, Reporter
+from flowshield.run_folder import RunFolder, write_json
+from flowshield.training import Trainer
+
+
+def train(
+    config: DictConfig,
+    folder: RunFolder,
+    reporter: Reporter,
+    dataset: TrajectoryDataset | None = None,
+) -> None:
+    """Trains the agent and the config's shields, going on from checkpoints that are there.
+
+    Args:
+        config: From `load_config`.
+        folder: Likewise.
+        reporter: Where progress goes.
+        dataset: The run's; None = read it, or collect it first.
+    """
+    dataset = dataset or collect(config, folder, reporter)
+    if config.shield:  # what would refuse the shields shall not wait for the agent
+        trainer = Trainer(config)
+        trainer.check_calibration(trainer.split(dataset)["calibration"])
+    missing = []
+    for name in ("agent", *config.shield):
+        if folder.model(name).exists():
+            reporter.stage("train", f"found {folder.model(name)}")
+        else:
+            missing.append(name)
+    if not missing:
+        return
+    with folder.timed("train"), place(config), reporter.bars() as bars:
+        _all_of(missing, _ModelTraining(config, folder, reporter, bars, dataset), config)
+
+
+class _ModelTraining:
+    """Trains one model of a run after another, or several at once in threads."""
+
+    def __init__(
+        self,
+        config: DictConfig,
+        folder: RunFolder,
+        reporter: Reporter,
+        bars: Bars,
+        dataset: TrajectoryDataset,
+    ) -> None:
+        self.folder, self.reporter, self.bars, self.dataset = folder, reporter, bars, dataset
+        workers = model_workers(config)
+        self.config: DictConfig = config.copy()
+        self.config.ray.num_workers = workers
+        self.stopped = threading.Event()
+
+    def __call__(self, name: str) -> None:
+        config, folder = self.config, self.folder
+        n_epochs = config.n_epochs if name == "agent" else config.shield_epochs
+        self.reporter.stage(
+            "train", f"{name}: up to {n_epochs} epochs, checkpoints in {folder.checkpoints}"
+        )
+        with self.bars.bar(f"{name}: epochs", n_epochs) as bar:
+            trainer = Trainer(
+                config,
+                checkpoint_dir=folder.checkpoints,
+                resume=True,
+                on_epoch=self._teller(bar),
+            )
+            model: UDRLAgent | BaseShield
+            if name == "agent":
+                model = trainer.train_udrl(self.dataset)
+            else:
+                model = trainer.train_shield(self.dataset, name)
+        result = trainer.results[name]
+        write_json(
+            folder.models / f"{name}.json",
+            {
+                "epochs": len(result.history),
+                "best_epoch": result.best_epoch,
+                "validation_loss": result.validation_loss,
+                "seconds": sum(record["seconds"] for record in result.history),
+                "history": result.history,
+            },
+        )
+        model.save(folder.model(name))
+        self.reporter.stage(
+            "train",
+            f"wrote {folder.model(name)}: best epoch {result.best_epoch} of "
+            f"{len(result.history)}, held-out loss {result.validation_loss:.3f} nats",
+        )
+        if isinstance(model, BaseShield):
+            self.reporter.stage("train", f"{name}: {model.calibration}")
+
+    def _teller(self, bar: Bar) -> Callable[[str, dict[str, float]], None]:
+        def tell(_: str, record: dict[str, float]) -> None:
+            if self.stopped.is_set():
+                raise KeyboardInterrupt
+            bar.advance(f"held-out loss {record['validation_loss']:.3f}")
+
+        return tell
+
+
+def _all_of(names: Sequence[str], train_one: _ModelTraining, config: DictConfig) -> None:
+    """Trains all of them; the first that fails ends the others, which go on from checkpoints."""
+    at_once = Trainer(train_one.config).workers.at_once(len(names)) if on_ray(config) else 1
+    if at_once == 1:
+        for name in names:
+            train_one(name)
+        return
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        for done in as_completed([pool.submit(train_one, name) for name in names]):
+            done.result()
+    finally:
+        train_one.stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
