@@ -54,6 +54,7 @@ def fit_on_ray(
     checkpoint_dir: str,
     resume: bool = False,
     on_epoch: OnEpoch | None = None,
+    stop: threading.Event | None = None,
     callbacks: Sequence[UserCallback] = (),
 ) -> FitResult:
     """Trains a model on workers and leaves it, in this process, with its best epoch's weights.
@@ -71,6 +72,7 @@ def fit_on_ray(
             as from `fit` whenever a resumable checkpoint is due, and Ray's own files below ray/.
         resume: Whether to go on from last.pt, whichever number of workers wrote it.
         on_epoch: Called here, once an epoch, with each record of the history.
+        stop: Set from another thread, it ends the training as Ctrl-C does in this one.
         callbacks: Ray Train's, run by its controller; for Ray Tune's report.
 
     Returns:
@@ -114,7 +116,7 @@ def fit_on_ray(
             ),
         )
         try:
-            outcome = _watched(trainer, mailbox, on_epoch)
+            outcome = _watched(trainer, mailbox, on_epoch, stop)
         except TrainingFailedError as error:
             refused = _refused(error)
             if refused is None:
@@ -168,7 +170,12 @@ def _contents(
     }
 
 
-def _watched(trainer: TorchTrainer, mailbox: Queue, on_epoch: OnEpoch | None) -> Result:
+def _watched(
+    trainer: TorchTrainer,
+    mailbox: Queue,
+    on_epoch: OnEpoch | None,
+    stop: threading.Event | None,
+) -> Result:
     """Runs the training in a thread, and hands on its epochs in this one.
 
     In the main thread Ray would take Ctrl-C to itself, and end the process with exit code 0.
@@ -179,6 +186,8 @@ def _watched(trainer: TorchTrainer, mailbox: Queue, on_epoch: OnEpoch | None) ->
     told = 0.0
     try:
         while True:
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
             over = outcome.done()  # first, so that what was sent before the end is not missed
             record = _next(mailbox)
             # epochs since the last checkpoint come once more after a worker's death

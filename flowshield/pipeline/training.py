@@ -3,7 +3,7 @@
 __all__ = ["train"]
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from omegaconf import DictConfig
@@ -12,7 +12,7 @@ from flowshield.data import TrajectoryDataset
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import collect
 from flowshield.pipeline.place import model_workers, on_ray, place
-from flowshield.progress import Bar, Bars, Reporter
+from flowshield.progress import Bars, Reporter
 from flowshield.run_folder import RunFolder, write_json
 from flowshield.training import Trainer
 
@@ -62,7 +62,7 @@ class _ModelTraining:
         workers = model_workers(config)
         self.config: DictConfig = config.copy()
         self.config.ray.num_workers = workers
-        self.stopped = threading.Event()
+        self.stop = threading.Event()
 
     def __call__(self, name: str) -> None:
         config, folder = self.config, self.folder
@@ -75,7 +75,10 @@ class _ModelTraining:
                 config,
                 checkpoint_dir=folder.checkpoints,
                 resume=True,
-                on_epoch=self._teller(bar),
+                on_epoch=lambda _, record: bar.advance(
+                    f"held-out loss {record['validation_loss']:.3f}"
+                ),
+                stop=self.stop,
             )
             model: UDRLAgent | BaseShield
             if name == "agent":
@@ -102,14 +105,6 @@ class _ModelTraining:
         if isinstance(model, BaseShield):
             self.reporter.stage("train", f"{name}: {model.calibration}")
 
-    def _teller(self, bar: Bar) -> Callable[[str, dict[str, float]], None]:
-        def tell(_: str, record: dict[str, float]) -> None:
-            if self.stopped.is_set():
-                raise KeyboardInterrupt
-            bar.advance(f"held-out loss {record['validation_loss']:.3f}")
-
-        return tell
-
 
 def _all_of(names: Sequence[str], train_one: _ModelTraining, config: DictConfig) -> None:
     """Trains all of them; the first that fails ends the others, which go on from checkpoints."""
@@ -123,5 +118,5 @@ def _all_of(names: Sequence[str], train_one: _ModelTraining, config: DictConfig)
         for done in as_completed([pool.submit(train_one, name) for name in names]):
             done.result()
     finally:
-        train_one.stopped.set()
-        pool.shutdown(wait=False, cancel_futures=True)
+        train_one.stop.set()
+        pool.shutdown(cancel_futures=True)

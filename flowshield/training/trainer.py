@@ -2,6 +2,7 @@
 
 __all__ = ["Trainer"]
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -44,6 +45,7 @@ class Trainer:
             log_dir/checkpoints.
         resume: Whether to go on from checkpoints that lie there.
         on_epoch: Called with the model's name and each epoch's record.
+        stop: Set from another thread, it ends a training on Ray as Ctrl-C does.
 
     Attributes:
         results: What each fit did, by model name ("agent", or the shield's type).
@@ -59,6 +61,7 @@ class Trainer:
         checkpoint_dir: Path | None = None,
         resume: bool = False,
         on_epoch: OnEpoch | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         self.config = resolve(config)
         self.num_workers = _workers(self.config)
@@ -68,7 +71,7 @@ class Trainer:
         log_dir = Path(self.config.log_dir)
         self.log_dir = log_dir
         self.checkpoint_dir = checkpoint_dir or log_dir / "checkpoints"
-        self.resume, self.on_epoch = resume, on_epoch
+        self.resume, self.on_epoch, self.stop = resume, on_epoch, stop
         self.results: dict[str, FitResult] = {}
 
     def split(self, dataset: TrajectoryDataset) -> dict[str, TrajectoryDataset]:
@@ -256,6 +259,7 @@ class Trainer:
             checkpoint_dir=str(checkpoint_dir),
             resume=resume,
             on_epoch=on_epoch,
+            stop=self.stop,
         )
 
     @property
