@@ -7,12 +7,10 @@ __all__ = [
     "FlowshieldError",
     "NotCalibratedError",
     "ShapeError",
-    "check_ray",
     "unknown_name",
 ]
 
 import difflib
-import importlib.util
 from collections.abc import Iterable
 
 
@@ -38,22 +36,6 @@ class FileFormatError(FlowshieldError, ValueError):
 
 class NotCalibratedError(FlowshieldError, RuntimeError):
     """A shield was asked for a verdict before it was calibrated."""
-
-
-def check_ray(asked: str) -> None:
-    """Refuses workers where Ray is not installed.
-
-    Args:
-        asked: What was asked for, such as "num_workers=2".
-
-    Raises:
-        ConfigError: There is no Ray here.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError(
-            f"{asked} asks for workers on Ray, which is not installed: pip install "
-            "'flowshield[ray]', or use 0 workers (this process)"
-        )
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:

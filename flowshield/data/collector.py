@@ -19,7 +19,7 @@ from flowshield.data.episode import Episode
 from flowshield.data.rollout import rollout
 from flowshield.data.seeding import check_seed, draw_env_seed, episode_generator
 from flowshield.envs import ContinuousEnvWrapper
-from flowshield.errors import ConfigError, DataError, ShapeError, check_ray
+from flowshield.errors import ConfigError, DataError, ShapeError
 
 
 class DataCollector:
@@ -151,8 +151,6 @@ class DataCollector:
             raise ConfigError(f"expected n_episodes >= 1, got {n_episodes}")
         if isinstance(num_workers, bool) or num_workers < 0:
             raise ConfigError(f"expected num_workers >= 0, got {num_workers!r}")
-        if num_workers > 0:
-            check_ray(f"num_workers={num_workers}")
         if num_workers > 0 and render:
             raise ConfigError("render=True needs num_workers=0: rollout actors have no screen")
         if render and self.env.render_mode is None:

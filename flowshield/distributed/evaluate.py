@@ -50,11 +50,11 @@ class EvaluatorPool:
         self, measurements: Iterable[Measurement]
     ) -> Iterator[tuple[Measurement, dict[str, Any]]]:
         """Makes all of these records; yields each with what was asked, as it gets done."""
-        pool = ActorPool(self._actors)  # type: ignore[no-untyped-call]
+        pool = ActorPool(self._actors)
         with own_error():
-            yield from pool.map_unordered(  # type: ignore[no-untyped-call]
+            yield from pool.map_unordered(
                 lambda actor, measurement: actor.measure.remote(measurement),
-                list(measurements),  # type: ignore[arg-type]
+                list(measurements),
             )
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from flowshield.config import resolve, shield_settings
 from flowshield.data import CommandPairs, TrajectoryDataset, TransitionTensors
-from flowshield.errors import ConfigError, DataError, check_ray
+from flowshield.errors import ConfigError, DataError
 from flowshield.models import BaseShield, ProjectionSettings, UDRLAgent
 from flowshield.models.shields import Calibration, StateGroups, episodes_needed
 from flowshield.training.device import resolve_device
@@ -65,8 +65,6 @@ class Trainer:
     ) -> None:
         self.config = resolve(config)
         self.num_workers = _workers(self.config)
-        if self.num_workers != 0:
-            check_ray(f"num_workers={self.num_workers}")
         self.device = resolve_device(self.config.device)
         log_dir = Path(self.config.log_dir)
         self.log_dir = log_dir

@@ -4,6 +4,9 @@ import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault(
+    "RAY_worker_niceness", "0"
+)  # workers are what is tested: no waiting behind the rest
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine starts slowly
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process less a training
 

@@ -65,7 +65,6 @@ def container(group):
 
 @pytest.mark.ray
 def test_ray_accepts_the_cluster(cluster):
-    pytest.importorskip("ray")
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(cluster))
@@ -166,7 +165,6 @@ def test_what_is_mounted_exists_and_builds_the_package(cluster):
 
 @pytest.mark.ray
 def test_the_ray_that_checked_these_files_is_the_pinned_one():
-    pytest.importorskip("ray")
     import ray
 
     assert ray.__version__ == pinned_ray()
@@ -239,7 +237,6 @@ def test_every_pod_runs_the_same_image(ray_cluster, groups):
 
 @pytest.mark.ray
 def test_rays_autoscaler_reads_the_same_cluster_from_the_manifest(ray_cluster, node_types):
-    pytest.importorskip("ray")
     from ray.autoscaler._private.kuberay.autoscaling_config import (
         _derive_autoscaling_config_from_ray_cr,
     )

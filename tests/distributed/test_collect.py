@@ -4,13 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+import ray
 
-ray = pytest.importorskip("ray")
-
-from flowshield.data import DataCollector, TrajectoryDataset  # noqa: E402
-from flowshield.distributed import collect_shared  # noqa: E402
-from flowshield.envs import ContinuousEnvWrapper, make_env, register_env  # noqa: E402
-from flowshield.errors import ConfigError, DataError  # noqa: E402
+from flowshield.data import DataCollector, TrajectoryDataset
+from flowshield.distributed import collect_shared
+from flowshield.envs import ContinuousEnvWrapper, make_env, register_env
+from flowshield.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.ray
 # pytest imports this file by a name that other processes do not know

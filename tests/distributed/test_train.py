@@ -7,22 +7,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import learners
 import numpy as np
 import pytest
+import ray
 import torch
+from learners import LONG, SETTINGS, Breaking, Killed, Learner, make_rows
 
-ray = pytest.importorskip("ray")
-
-import learners  # noqa: E402
-from learners import LONG, SETTINGS, Breaking, Killed, Learner, make_rows  # noqa: E402
-
-from flowshield.config import compose  # noqa: E402
-from flowshield.data import TrajectoryDataset  # noqa: E402
-from flowshield.distributed.train import fit_on_ray  # noqa: E402
-from flowshield.distributed.train_workers import TrainWorkers  # noqa: E402
-from flowshield.errors import ConfigError, DataError  # noqa: E402
-from flowshield.models.serialization import load_payload  # noqa: E402
-from flowshield.training import Trainer, fit  # noqa: E402
+from flowshield.config import compose
+from flowshield.data import TrajectoryDataset
+from flowshield.distributed.train import fit_on_ray
+from flowshield.distributed.train_workers import TrainWorkers
+from flowshield.errors import ConfigError, DataError
+from flowshield.models.serialization import load_payload
+from flowshield.training import Trainer, fit
 
 pytestmark = pytest.mark.ray
 

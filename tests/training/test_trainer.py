@@ -289,9 +289,8 @@ def test_configs_that_cannot_be_used_are_refused(tmp_path, changes, words):
     [(0, None, 0), (2, None, 2), (2, 0, 0), (0, 3, 3), (0, [1, 4], (1, 4))],
 )
 def test_rays_number_of_workers_goes_before_the_plain_one(
-    tmp_path, monkeypatch, num_workers, ray_workers, expected
+    tmp_path, num_workers, ray_workers, expected
 ):
-    monkeypatch.setattr("flowshield.training.trainer.check_ray", lambda asked: None)
     config = make_config(tmp_path, num_workers=num_workers)
     config.ray.num_workers = ray_workers
     assert Trainer(config).num_workers == expected

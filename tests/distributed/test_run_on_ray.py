@@ -1,0 +1,100 @@
+"""The whole pipeline on Ray against the same in this process."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from flowshield.cli import main
+from flowshield.data import TrajectoryDataset
+from flowshield.distributed import EvaluatorPool
+from flowshield.envs import env_maker
+from flowshield.evaluation import UNSHIELDED, Evaluator, Subjects
+from flowshield.models import BaseShield, UDRLAgent
+
+pytestmark = pytest.mark.ray
+
+TINY = [
+    "data.n_episodes=80",
+    "shield=quantile",
+    "n_epochs=1",
+    "shield_epochs=1",
+    "calibration.alpha=0.1",
+    "model.hidden_dim=32",
+    "evaluation.n_episodes=3",
+    "evaluation.n_states=60",
+    "evaluation.followed.n_starts=3",
+    "evaluation.followed.n_commands=2",
+    "env.commands=[[200,280],[1000,280]]",
+    "device=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "here"
+    assert main(["run", f"run_dir={folder}", "ray.num_workers=0", *TINY]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_ray(cluster, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "ray"
+    assert main(["run", f"run_dir={folder}", *TINY]) == 0
+    return folder
+
+
+def test_a_run_on_ray_gives_the_bytes_and_numbers_of_this_process(here, on_ray):
+    assert (on_ray / "dataset.npz").read_bytes() == (here / "dataset.npz").read_bytes()
+    ours, theirs = (json.loads((f / "results.json").read_text()) for f in (on_ray, here))
+    for part in ("cells", "shields", "followed", "dataset"):
+        assert ours[part] == theirs[part], part
+    for name in ("agent", "quantile"):
+        assert ours["models"][name]["validation_loss"] == theirs["models"][name]["validation_loss"]
+        assert (on_ray / "checkpoints" / name / "last.pt").exists()
+    assert (on_ray / "report.html").stat().st_size > 0
+
+
+def subjects(folder):
+    return Subjects(
+        agent=UDRLAgent.load(folder / "models" / "agent.pt"),
+        shields={"quantile": BaseShield.load(folder / "models" / "quantile.pt")},
+        make_env=env_maker("lunarlander", {}),
+        test=TrajectoryDataset(folder / "dataset.npz"),
+        commands=[(200.0, 280.0), (1000.0, 280.0)],
+        seed=7,
+        n_episodes=2,
+        n_states=40,
+        bound_margin=20.0,
+        n_starts=2,
+        n_commands=2,
+        return_tolerance=20.0,
+        use_return_bound=True,
+    )
+
+
+def pids():
+    from ray.util.state import list_actors
+
+    filters = [("state", "=", "ALIVE"), ("class_name", "=", "EvaluationWorker")]
+    return [actor.pid for actor in list_actors(filters=filters) if actor.pid]
+
+
+def test_an_evaluator_that_is_killed_measures_again(cluster, here):
+    what = subjects(here)
+    asked = [("cell", (UNSHIELDED, command, None)) for command in what.commands]
+    asked += [("shield", ("quantile",)), ("followed", ("quantile",))]
+    expected = dict(Evaluator(subjects(here)).measure_all(asked))
+    pool, found, killed = EvaluatorPool(what, 2), {}, []
+    try:
+        for measurement, record in pool.measure_all(asked):
+            found[measurement] = record
+            if not killed:
+                killed = pids()
+                for pid in killed:
+                    os.kill(pid, signal.SIGKILL)
+    finally:
+        pool.close()
+    assert killed
+    assert found == expected
