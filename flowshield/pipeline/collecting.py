@@ -2,10 +2,10 @@
 
 __all__ = ["collect", "dataset_path"]
 
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from flowshield.data import DataCollector, TrajectoryDataset
@@ -55,27 +55,36 @@ def dataset_path(config: DictConfig, folder: RunFolder) -> Path:
 
 def _collected(config: DictConfig, collector: DataCollector, bar: Bar) -> TrajectoryDataset:
     workers = rollout_workers(config)
+    tell = _Teller(bar)
     if workers == 0:
         return collector.collect(
             config.data.n_episodes,
             seed=config.seed,
-            progress=lambda episode: bar.advance(f"return {episode.total_return:.0f}"),
+            progress=lambda episode: tell([episode.total_return]),
         )
-
-    def on_chunk(returns: NDArray[np.float64]) -> None:
-        for value in returns:
-            bar.advance(f"return {value:.0f}")
-
     shared = collector.collect_shared(
         config.data.n_episodes,
         seed=config.seed,
         num_workers=workers,
         envs_per_worker=config.ray.envs_per_worker,
         chunk_episodes=config.ray.chunk_episodes,
-        on_chunk=on_chunk,
+        on_chunk=tell,
     )
     dataset: TrajectoryDataset = shared.to_local()
     return dataset
+
+
+class _Teller:
+    """Shows how fast episodes come, and what they are worth on average."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar, self.start, self.n, self.total = bar, time.monotonic(), 0, 0.0
+
+    def __call__(self, returns: Iterable[float]) -> None:
+        for value in returns:
+            self.n, self.total = self.n + 1, self.total + float(value)
+            rate = self.n / max(time.monotonic() - self.start, 1e-9)
+            self.bar.advance(f"{rate:.0f} episodes/s, mean return {self.total / self.n:.0f}")
 
 
 def _describe(dataset: TrajectoryDataset) -> str:

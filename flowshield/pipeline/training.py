@@ -3,18 +3,18 @@
 __all__ = ["train"]
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 
 from omegaconf import DictConfig
 
 from flowshield.data import TrajectoryDataset
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import collect
-from flowshield.pipeline.place import model_workers, on_ray, place
+from flowshield.pipeline.place import model_workers, place
 from flowshield.progress import Bars, Reporter
 from flowshield.run_folder import RunFolder, write_json
 from flowshield.training import Trainer
+from flowshield.training.side_by_side import side_by_side
 
 
 def train(
@@ -44,11 +44,13 @@ def train(
     if not missing:
         return
     with folder.timed("train"), place(config), reporter.bars() as bars:
-        _all_of(missing, _ModelTraining(config, folder, reporter, bars, dataset), config)
+        train_one = _ModelTraining(config, folder, reporter, bars, dataset)
+        at_once = Trainer(train_one.config).at_once(len(missing))
+        side_by_side([partial(train_one, name) for name in missing], at_once, train_one.stop)
 
 
 class _ModelTraining:
-    """Trains one model of a run after another, or several at once in threads."""
+    """Trains one model of a run, from a thread of its own or not."""
 
     def __init__(
         self,
@@ -104,19 +106,3 @@ class _ModelTraining:
         )
         if isinstance(model, BaseShield):
             self.reporter.stage("train", f"{name}: {model.calibration}")
-
-
-def _all_of(names: Sequence[str], train_one: _ModelTraining, config: DictConfig) -> None:
-    """Trains all of them; the first that fails ends the others, which go on from checkpoints."""
-    at_once = Trainer(train_one.config).workers.at_once(len(names)) if on_ray(config) else 1
-    if at_once == 1:
-        for name in names:
-            train_one(name)
-        return
-    pool = ThreadPoolExecutor(at_once)
-    try:
-        for done in as_completed([pool.submit(train_one, name) for name in names]):
-            done.result()
-    finally:
-        train_one.stop.set()
-        pool.shutdown(cancel_futures=True)

@@ -22,6 +22,7 @@ from flowshield.training.fit import fit
 from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.generators import seeded
 from flowshield.training.logger import Logger
+from flowshield.training.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from flowshield.distributed.train_workers import TrainWorkers
@@ -69,7 +70,8 @@ class Trainer:
         log_dir = Path(self.config.log_dir)
         self.log_dir = log_dir
         self.checkpoint_dir = checkpoint_dir or log_dir / "checkpoints"
-        self.resume, self.on_epoch, self.stop = resume, on_epoch, stop
+        self.resume, self.on_epoch = resume, on_epoch
+        self.stop = stop or threading.Event()
         self.results: dict[str, FitResult] = {}
 
     def split(self, dataset: TrajectoryDataset) -> dict[str, TrajectoryDataset]:
@@ -158,7 +160,7 @@ class Trainer:
     def train(
         self, dataset: TrajectoryDataset, train_udrl: bool = True, train_shield: bool = True
     ) -> tuple[UDRLAgent | None, BaseShield | None]:
-        """Trains the agent and the config's shield.
+        """Trains the agent and the config's shield; on Ray side by side, where there is room.
 
         Args:
             dataset: Collected trajectories.
@@ -175,10 +177,17 @@ class Trainer:
         if train_shield:  # what would refuse the shield shall not wait for the agent
             self._first_shield()
             self.check_calibration(self.split(dataset)["calibration"])
+        trainings: list[Callable[[], Any]] = [
+            lambda: self.train_udrl(dataset) if train_udrl else None,
+            lambda: self.train_shield(dataset) if train_shield else None,
+        ]
         with self._session():
-            agent = self.train_udrl(dataset) if train_udrl else None
-            shield = self.train_shield(dataset) if train_shield else None
+            agent, shield = side_by_side(trainings, self.at_once(2), self.stop)
         return agent, shield
+
+    def at_once(self, n_models: int) -> int:
+        """How many of so many models train side by side: in this process 1, on Ray what fits."""
+        return 1 if self.num_workers == 0 else self.workers.at_once(n_models)
 
     def calibrate(
         self,
