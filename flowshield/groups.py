@@ -6,6 +6,7 @@ Hydra is used through its compose API, in a state of our own, and its errors bec
 __all__ = ["compose_files", "config_dir", "config_groups", "packaged_shields", "plain"]
 
 import importlib.resources
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -27,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flowshield.errors import ConfigError, unknown_name
 from flowshield.schema import FREE_KEYS, check_key, flatten
 
+_TURN: Final = threading.RLock()
 _USER_FILE: Final = "_user_config"
 
 
@@ -105,8 +107,14 @@ def _own_hydra(folder: Path, user: DictConfig | None) -> Iterator[None]:
     """A Hydra of our own for a moment: the caller's program may be a Hydra application itself.
 
     Hydra keeps its state in singletons and refuses a second initialisation, so those that know of
-    an application are put aside and come back untouched; the lists of plugins stay.
+    an application are put aside and come back untouched; the lists of plugins stay. Models that
+    train side by side compose in threads: one at a time.
     """
+    with _TURN:
+        yield from _swapped_hydra(folder, user)
+
+
+def _swapped_hydra(folder: Path, user: DictConfig | None) -> Iterator[None]:
     Plugins.instance()  # finds the plugins once and for all, outside the copy
     theirs, store = Singleton._instances, ConfigStore.instance()
     aside = (GlobalHydra, HydraConfig, JobRuntime, VersionBase, ConfigStore)

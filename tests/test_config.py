@@ -1,4 +1,5 @@
 import ast
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hydra
@@ -386,3 +387,10 @@ def test_choices_agree_with_the_code_that_offers_them():
     assert CHOICES["calibration.score"] == SCORES and CHOICES["calibration.unit"] == UNITS
     assert sorted(CHOICES["scheduler.type"]) == sorted(SCHEDULES)
     assert sorted(CHOICES["shield.*.solver"]) == sorted(SOLVERS)
+
+
+def test_threads_may_compose_at_the_same_time():
+    seeds = range(8)
+    with ThreadPoolExecutor(8) as pool:
+        configs = list(pool.map(lambda seed: compose("run", [f"seed={seed}"]), seeds))
+    assert [config.seed for config in configs] == list(seeds)
