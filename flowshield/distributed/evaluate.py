@@ -18,13 +18,14 @@ class EvaluationWorker:
     """An evaluator in a process of its own.
 
     Args:
-        subjects: What is evaluated.
+        subjects: A reference to what is evaluated, in a list: its owner keeps it for as long as
+            an actor may have to start again.
     """
 
-    def __init__(self, subjects: Subjects) -> None:
+    def __init__(self, subjects: list["ray.ObjectRef[Subjects]"]) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # an actor that asks for no GPU sees every one
         torch.set_num_threads(1)
-        self.evaluator = Evaluator(subjects)
+        self.evaluator = Evaluator(ray.get(subjects[0]))
 
     def measure(self, measurement: Measurement) -> tuple[Measurement, dict[str, Any]]:
         """One measurement and its record."""
@@ -42,9 +43,9 @@ class EvaluatorPool:
     """
 
     def __init__(self, subjects: Subjects, num_workers: int) -> None:
-        shared = ray.put(subjects)
+        self._subjects = ray.put(subjects)
         actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(EvaluationWorker)
-        self._actors = [actor.remote(shared) for _ in range(num_workers)]
+        self._actors = [actor.remote([self._subjects]) for _ in range(num_workers)]
 
     def measure_all(
         self, measurements: Iterable[Measurement]
