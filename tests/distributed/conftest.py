@@ -10,11 +10,11 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process l
 
 @pytest.fixture(scope="session")
 def cluster():
-    """One Ray of two CPUs for all tests that can share it."""
+    """One Ray for all tests that can share it; it believes in four CPUs, whatever there are."""
     ray = pytest.importorskip("ray")
     ray.init(
         address="local",
-        num_cpus=2,
+        num_cpus=4,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         log_to_driver=False,
