@@ -74,7 +74,8 @@ def alive_workers():
     from ray.util.state import list_actors
 
     filters = [("state", "=", "ALIVE"), ("class_name", "=", "RolloutWorker")]
-    return [actor.pid for actor in list_actors(filters=filters) if actor.pid]
+    here = ray.get_runtime_context().gcs_address  # another Ray may run on this machine
+    return [actor.pid for actor in list_actors(address=here, filters=filters) if actor.pid]
 
 
 def test_killed_workers_lose_nothing(cluster, alone, tmp_path):
