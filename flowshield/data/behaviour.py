@@ -83,6 +83,8 @@ class GroupBehaviour(Protocol):
     ) -> GroupPolicy:
         """Draws the policy of the episodes with these indices, which may go on drawing.
 
+        Number j of m environments plays the episodes j, j + m, j + 2 m, ... of the group.
+
         Raises:
             ConfigError: The environments lack what the behaviour needs.
         """

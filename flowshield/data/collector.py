@@ -22,6 +22,10 @@ from flowshield.data.seeding import check_seed, draw_env_seed, episode_generator
 from flowshield.envs import ContinuousEnvWrapper
 from flowshield.errors import ConfigError, DataError, check_ray
 
+# Of a group, so that a policy acts in nearly as many episodes as there are environments until the
+# last ones end. A lone environment has nobody to wait for.
+EPISODES_PER_ENV = 8
+
 
 class DataCollector:
     """Collects trajectories with a behaviour policy.
@@ -178,7 +182,7 @@ def collect_episodes(
     *,
     render: bool = False,
 ) -> list[Episode]:
-    """Collects the episodes with these indices, as many in lockstep as there are environments.
+    """Collects the episodes with these indices, as many at a time as there are environments.
 
     Args:
         envs: Environments of one kind.
@@ -197,7 +201,8 @@ def collect_episodes(
     check_seed(seed)
     remaining = iter(indices)
     episodes: list[Episode] = []
-    while group := list(islice(remaining, len(envs))):
+    size = len(envs) * (EPISODES_PER_ENV if len(envs) > 1 else 1)
+    while group := list(islice(remaining, size)):
         for episode in _collect_group(envs[: len(group)], behaviour, group, seed, render):
             episodes.append(episode)
             if progress is not None:

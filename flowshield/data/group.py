@@ -3,6 +3,7 @@
 __all__ = ["draw_group"]
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ def draw_group(
 
     Args:
         behaviour: What draws.
-        envs: Environments of one kind, one an episode.
+        envs: Environments of one kind; number j of m plays the episodes j, j + m, j + 2 m, ...
         generators: The episodes' own.
         indices: Their indices in the collection.
 
@@ -31,7 +32,7 @@ def draw_group(
     """
     if isinstance(behaviour, GroupBehaviour):
         return behaviour.draw_group(envs, generators, indices)
-    drawn = [behaviour.draw(env, rng) for env, rng in zip(envs, generators, strict=True)]
+    drawn = [behaviour.draw(env, rng) for env, rng in zip(cycle(envs), generators, strict=False)]
     return GroupPolicy(
         _OnePolicyPerRow(drawn, envs[0]),
         [choice.behaviour for choice in drawn],

@@ -5,7 +5,6 @@ __all__ = ["AgentBehaviour"]
 import copy
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from flowshield.data import GroupPolicy
 from flowshield.envs import ContinuousEnvWrapper
 from flowshield.errors import ConfigError, DataError, ShapeError
 from flowshield.models import BaseShield, CommandedPolicy, UDRLAgent
-from flowshield.models.fixed_blocks import BLOCK, FixedBlockAgent, FixedBlockShield
+from flowshield.models.fixed_blocks import FixedBlockAgent, FixedBlocks, FixedBlockShield
 
 
 class AgentBehaviour:
@@ -27,9 +26,8 @@ class AgentBehaviour:
     after that. The agent acts in all episodes that run in lockstep by one call of its network.
 
     The same seed gives the same bytes with any number of rollout actors, on processors of one kind
-    and with one release of torch: an episode always has the same place in blocks of one size, see
-    `FixedBlockAgent`. Only with a shield whose solver is dopri5 that is not promised, see
-    `FixedBlockShield`, which also says what a shield costs here.
+    and with one release of torch: `FixedBlocks` sees to it. Only with a shield whose solver is
+    dopri5 that is not promised: see `FixedBlockShield`, which also says what a shield costs here.
 
     Args:
         agent: The policy; it takes its mean action. A copy of it acts, on the CPU.
@@ -64,7 +62,7 @@ class AgentBehaviour:
         self.noise = float(noise)
         self.agent = copy.deepcopy(agent).cpu().eval()
         self.shield = None if shield is None else copy.deepcopy(shield).cpu().eval()
-        self._commanded(self.commands)  # refuses what is no command
+        self._commanded(self.commands, FixedBlocks())  # refuses what is no command
 
     def draw_group(
         self,
@@ -73,11 +71,10 @@ class AgentBehaviour:
         indices: Sequence[int],
     ) -> GroupPolicy:
         """Draws a command for each episode; see `flowshield.data.GroupBehaviour`."""
-        commands = [self.commands[int(rng.integers(len(self.commands)))] for rng in generators]
-        places, n_places = _places(indices)
-        requests = np.broadcast_to(self.commands[0], (n_places, 2)).copy()
-        requests[places] = commands
-        policy = _PlacedPolicy(self._commanded(requests), places, self.noise, generators)
+        drawn = [int(rng.integers(len(self.commands))) for rng in generators]
+        blocks = FixedBlocks()
+        commanded = self._commanded(self.commands[drawn], blocks)
+        policy = _SeatedPolicy(commanded, blocks, np.array(indices), self.noise, generators)
         return GroupPolicy(policy, ["agent"] * len(indices), [self.noise] * len(indices))
 
     def describe(self) -> dict[str, Any]:
@@ -91,55 +88,34 @@ class AgentBehaviour:
             "noise": self.noise,
         }
 
-    def _commanded(self, commands: NDArray[np.float64]) -> CommandedPolicy:
-        shield = None if self.shield is None else FixedBlockShield(self.shield)
-        return CommandedPolicy(FixedBlockAgent(self.agent), commands, shield)
+    def _commanded(self, commands: NDArray[np.float64], blocks: FixedBlocks) -> CommandedPolicy:
+        shield = None if self.shield is None else FixedBlockShield(self.shield, blocks)
+        return CommandedPolicy(FixedBlockAgent(self.agent, blocks), commands, shield)
 
 
-class _PlacedPolicy:
-    """A commanded policy of whole blocks, whose rows have fixed places and noise of their own."""
+class _SeatedPolicy:
+    """A commanded policy whose every row has its seat by its index and noise of its own."""
 
     def __init__(
         self,
         policy: CommandedPolicy,
-        places: NDArray[np.intp],
+        blocks: FixedBlocks,
+        indices: NDArray[np.intp],
         noise: float,
         generators: Sequence[np.random.Generator],
     ) -> None:
-        self._policy, self._places = policy, places
+        self._policy, self._blocks, self._indices = policy, blocks, indices
         self._noise, self._generators = noise, generators
-        self._all = np.arange(len(policy.request))
-
-    def begin(self, states: NDArray[np.float32]) -> None:
-        self._states = np.full((len(self._all), states.shape[1]), np.nan, np.float32)
-        self._policy.begin(self._states)
+        self.begin, self.observe = policy.begin, policy.observe
 
     def act(self, states: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[Any]:
-        here = self._places[rows]
-        self._states[:] = np.nan  # nobody's, also where an episode has ended
-        self._states[here] = states
-        actions = self._policy.act(self._states, self._all)[here]
+        self._blocks.seat(self._indices[rows])
+        actions = self._policy.act(states, rows)
         if self._noise == 0.0:
             return actions
         size = actions.shape[1]
         drawn = [self._generators[row].standard_normal(size) for row in rows.tolist()]
         return actions + self._noise * np.array(drawn)
-
-    def observe(self, rewards: NDArray[np.float64], rows: NDArray[np.intp]) -> None:
-        self._policy.observe(rewards, self._places[rows])
-
-
-def _places(indices: Sequence[int]) -> tuple[NDArray[np.intp], int]:
-    """A place in whole blocks for each episode, the same of its block whoever is beside it.
-
-    Neighbours in a collection have places beside each other and so share a block.
-    """
-    taken: Counter[int] = Counter()
-    places = []
-    for place in (index % BLOCK for index in indices):
-        places.append(place + BLOCK * taken[place])
-        taken[place] += 1
-    return np.array(places), BLOCK * max(taken.values())
 
 
 def _digest(model: nn.Module) -> str:

@@ -1,11 +1,14 @@
 """Agents and shields whose answer for a row does not depend on the other rows of its batch."""
 
-__all__ = ["BLOCK", "FixedBlockAgent", "FixedBlockShield"]
+__all__ = ["FixedBlockAgent", "FixedBlockShield", "FixedBlocks"]
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flowshield.models.agent import UDRLAgent
@@ -13,76 +16,93 @@ from flowshield.models.shields.base import BaseShield
 from flowshield.models.shields.projection import Projection
 
 # A matrix product of another size may be computed by another kernel, and a row that starts at
-# another alignment by another branch of it: the sums then end in other bits. So every call has this
-# many rows, and who wants a row's answer repeated gives it the same place again.
-BLOCK = 16
-"""Rows of one call of the network."""
+# another alignment by another branch of it: the sums then end in other bits.
+_ROWS = 16  # of a block
+
+
+class FixedBlocks:
+    """Computes functions of a batch in blocks of one size, where every row has a place of its own.
+
+    A product of matrices of one size does the same to a row whatever the others are. So a row with
+    the same label has the same answer, to the bit, in whatever company: on one thread, on
+    processors of one kind and with one release of torch.
+    """
+
+    def __init__(self) -> None:
+        self._n_blocks, self._places = 0, torch.empty(0, dtype=torch.long)
+
+    def seat(self, labels: NDArray[np.intp]) -> None:
+        """Gives the rows of the next batches their places by their labels [batch], not negative.
+
+        Sixteen labels that follow each other share a block.
+        """
+        places = labels % _ROWS
+        taken = np.zeros(_ROWS, np.intp)
+        for row, place in enumerate(places.tolist()):
+            places[row] += _ROWS * taken[place]
+            taken[place] += 1
+        self._places, self._n_blocks = torch.from_numpy(places), int(taken.max())
+
+    def compute(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """The function of inputs [batch, ...], [batch, ...]; it must treat every row by itself."""
+        seated = [self._seated(rows) for rows in inputs]
+        with _one_thread():
+            parts = [function(*blocks) for blocks in zip(*seated, strict=True)]
+        return torch.cat(parts)[self._places]
+
+    def _seated(self, rows: Tensor) -> Tensor:
+        """Rows [batch, ...] in their blocks, [blocks, 16, ...]; zero where nobody sits."""
+        places = rows.new_zeros(self._n_blocks * _ROWS, *rows.shape[1:])
+        return places.index_copy_(0, self._places, rows).view(-1, _ROWS, *rows.shape[1:])
 
 
 class FixedBlockAgent:
-    """An agent that gives a row at one place of a block the same action, to the bit, every time.
-
-    Batches are whole blocks of `BLOCK` rows, and the network sees one block at a time, on one
-    thread. What the other rows hold, also NaN where there is no row, changes nothing: a product of
-    matrices of one size does the same to a row whatever the others are. Another kind of processor
-    or another release of torch may give other bits.
+    """An agent whose mean action in an episode does not depend on the episodes beside it.
 
     Args:
         agent: The policy.
+        blocks: Where the rows sit.
     """
 
-    def __init__(self, agent: UDRLAgent) -> None:
-        self.agent, self.action_low = agent, agent.action_low
+    def __init__(self, agent: UDRLAgent, blocks: FixedBlocks) -> None:
+        self.agent, self.blocks, self.action_low = agent, blocks, agent.action_low
 
     @torch.no_grad()
     def sample(self, state: Tensor, command: Tensor, deterministic: bool = True) -> Tensor:
         """Actions [batch, action_dim]: see `UDRLAgent.sample`."""
-
-        def act(state: Tensor, command: Tensor) -> Tensor:
-            return self.agent.sample(state, command, deterministic=deterministic)
-
-        return _block_by_block(act, state, command)
+        act = partial(self.agent.sample, deterministic=deterministic)
+        return self.blocks.compute(act, state, command)
 
 
 class FixedBlockShield:
-    """A shield that judges and projects a row at one place of a block the same way every time.
+    """A shield whose verdict and projection do not depend on the episodes beside.
 
-    Verdicts are reached as `FixedBlockAgent` acts. A request that is not supported is projected by
-    itself, at a call each: how many others there are changes from step to step. A row whose state
-    is NaN is none, and passes.
+    A request that is not supported is projected by itself, at a call each: how many others there
+    are changes from step to step.
 
-    Not so for a shield with the solver dopri5: it chooses its steps for a whole batch, so that the
-    verdict on a row depends, within the solver's tolerance, on the rows beside it.
+    Not so with the solver dopri5: it chooses its steps for a whole batch, so that the verdict on a
+    row depends, within the solver's tolerance, on the rows beside it.
 
     Args:
         shield: A calibrated shield.
+        blocks: Where the rows sit.
     """
 
-    def __init__(self, shield: BaseShield) -> None:
-        self.shield = shield
+    def __init__(self, shield: BaseShield, blocks: FixedBlocks) -> None:
+        self.shield, self.blocks = shield, blocks
 
     @torch.no_grad()
     def project_in_detail(self, state: Tensor, command: Tensor) -> Projection:
         """Replaces unsupported commands: see `BaseShield.project_in_detail`."""
-        score = _block_by_block(self.shield.score, state, command)
-        limits = _block_by_block(self.shield.limits, state)
-        supported = (score >= limits) | state.isnan().any(dim=1)
+        score = self.blocks.compute(self.shield.score, state, command)
+        supported = score >= self.blocks.compute(self.shield.limits, state)
         result = Projection(command.clone(), score, torch.zeros_like(score), ~supported, supported)
         with _one_thread():
             for row in (~supported).nonzero().squeeze(1).tolist():
-                alone = self.shield.project_in_detail(state[row : row + 1], command[row : row + 1])
+                alone = self.shield.project_in_detail(state[[row]], command[[row]])
                 for rows, value in zip(result, alone, strict=True):
                     rows[row] = value[0]
         return result
-
-
-def _block_by_block(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    n = len(inputs[0])
-    assert n % BLOCK == 0, f"expected whole blocks of {BLOCK} rows, got {n} rows"
-    starts = range(0, n, BLOCK)
-    with _one_thread():
-        # a copy of each block: a slice of a batch would start at an alignment of its own
-        return torch.cat([function(*(x[i : i + BLOCK].clone() for x in inputs)) for i in starts])
 
 
 @contextmanager

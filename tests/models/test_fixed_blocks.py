@@ -1,4 +1,4 @@
-"""In a block of one size a row's answer is a function of the row and its place, to the last bit."""
+"""A row's answer is a function of the row and its label, to the last bit."""
 
 import numpy as np
 import pytest
@@ -6,22 +6,28 @@ import torch
 
 from flowshield.data import TrajectoryDataset
 from flowshield.models import FlowMatchingShield, QuantileShield, UDRLAgent
-from flowshield.models.fixed_blocks import BLOCK, FixedBlockAgent, FixedBlockShield
+from flowshield.models.fixed_blocks import FixedBlockAgent, FixedBlocks, FixedBlockShield
+
+N = 37
 
 
-def rows(n=2 * BLOCK, seed=0):
+def rows(n=N, seed=0):
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(n, 8, generator=generator)
     return states, torch.rand(n, 2, generator=generator) * 100 + 1
 
 
-def others(states, commands, places):
-    """The same rows at these places; all other places hold something else, or nothing."""
-    for seed in range(1, 5):
-        beside, beside_commands = rows(len(states), seed)
-        beside[::seed] = torch.nan
-        beside[places], beside_commands[places] = states[places], commands[places]
-        yield beside, beside_commands
+def groups(n=N):
+    """Rows of n, by number, as who collects may put them together."""
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(1))
+    for order in (torch.arange(n), shuffled):
+        for size in (1, 2, 5, 16, 17, n):
+            yield from order.split(size)
+
+
+def answers(compute, blocks, labels, states, commands):
+    blocks.seat(labels.numpy())
+    return compute(states[labels], commands[labels])
 
 
 def agent(hidden_dim):
@@ -31,27 +37,48 @@ def agent(hidden_dim):
 
 # 50 and 33: rows that start at an alignment of their own
 @pytest.mark.parametrize("hidden_dim", [256, 64, 50, 33])
-def test_an_agent_acts_alike_whoever_is_beside(hidden_dim):
+def test_an_agent_acts_alike_in_any_company(hidden_dim):
     states, commands = rows()
-    steady = FixedBlockAgent(agent(hidden_dim))
-    acted = steady.sample(states, commands)
-    for places in ([0], [5], [3, 20], list(range(1, 32, 2))):
-        for beside in others(states, commands, places):
-            assert torch.equal(steady.sample(*beside)[places], acted[places])
-    assert torch.equal(steady.sample(states[BLOCK:], commands[BLOCK:]), acted[BLOCK:])
-    torch.testing.assert_close(acted, steady.agent.sample(states, commands, deterministic=True))
+    blocks = FixedBlocks()
+    steady = FixedBlockAgent(agent(hidden_dim), blocks)
+    acted = answers(steady.sample, blocks, torch.arange(N), states, commands)
+    for group in groups():
+        assert torch.equal(answers(steady.sample, blocks, group, states, commands), acted[group])
+    plain = steady.agent.sample(states, commands, deterministic=True)
+    torch.testing.assert_close(acted, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_the_number_of_threads_changes_nothing_and_is_left_as_it_was():
     states, commands = rows()
-    steady, before = FixedBlockAgent(agent(256)), torch.get_num_threads()
-    acted = steady.sample(states, commands)
+    blocks, before = FixedBlocks(), torch.get_num_threads()
+    steady = FixedBlockAgent(agent(256), blocks)
+    acted = answers(steady.sample, blocks, torch.arange(N), states, commands)
     try:
         torch.set_num_threads(before + 1)
         assert torch.equal(steady.sample(states, commands), acted)
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_sixteen_that_follow_each_other_share_a_block():
+    calls = []
+
+    def function(block):
+        calls.append(block.clone())
+        return 2 * block
+
+    blocks = FixedBlocks()
+    labels = torch.arange(13, 29)
+    blocks.seat(labels.numpy())
+    values = torch.rand(16, 3)
+    assert torch.equal(blocks.compute(function, values), 2 * values)
+    (block,) = calls
+    assert torch.equal(block[labels % 16], values)
+    blocks.seat(np.array([3, 19, 4]))
+    calls.clear()
+    blocks.compute(function, values[:3])
+    assert [len(block) for block in calls] == [16, 16]
 
 
 def shield(kind):
@@ -75,25 +102,23 @@ def judged(request):
     return shield(request.param), states, commands
 
 
-def test_a_shield_projects_alike_whoever_is_beside(judged):
+def test_a_shield_projects_alike_in_any_company(judged):
     plain, states, commands = judged
-    steady = FixedBlockShield(plain)
-    projected = steady.project_in_detail(states, commands)
-    assert 0 < int(projected.changed.sum()) < len(states)
-    for places in ([5], list(range(1, 32, 2))):
-        for beside in others(states, commands, places):
-            for found, expected in zip(steady.project_in_detail(*beside), projected, strict=True):
-                assert torch.equal(found[places], expected[places])
+    blocks = FixedBlocks()
+    project = FixedBlockShield(plain, blocks).project_in_detail
+    projected = answers(project, blocks, torch.arange(N), states, commands)
+    assert 0 < int(projected.changed.sum()) < N
+    for group in groups():
+        found = answers(project, blocks, group, states, commands)
+        for ours, expected in zip(found, projected, strict=True):
+            assert torch.equal(ours, expected[group])
 
 
 def test_a_shield_projects_as_it_does_in_one_batch(judged):
     plain, states, commands = judged
-    ours = FixedBlockShield(plain).project_in_detail(states, commands)
+    blocks = FixedBlocks()
+    project = FixedBlockShield(plain, blocks).project_in_detail
+    ours = answers(project, blocks, torch.arange(N), states, commands)
     theirs = plain.project_in_detail(states, commands)
-    torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
-
-
-def test_where_there_is_no_row_there_is_no_projection(judged):
-    plain, states, commands = judged
-    states[:] = torch.nan
-    assert not FixedBlockShield(plain).project_in_detail(states, commands).changed.any()
+    assert torch.equal(ours.changed, theirs.changed)
+    torch.testing.assert_close(ours.distance, theirs.distance, rtol=0.05, atol=1e-3)
