@@ -4,7 +4,10 @@ from flowshield.data.batches import CommandPairs, CommandsMode, TransitionTensor
 from flowshield.data.behaviour import (
     Behaviour,
     CallableBehaviour,
+    EpisodeBehaviour,
     EpisodePolicy,
+    GroupBehaviour,
+    GroupPolicy,
     MixtureBehaviour,
     as_behaviour,
 )
@@ -24,7 +27,10 @@ __all__ = [
     "CommandsMode",
     "DataCollector",
     "Episode",
+    "EpisodeBehaviour",
     "EpisodePolicy",
+    "GroupBehaviour",
+    "GroupPolicy",
     "MixtureBehaviour",
     "TrajectoryDataset",
     "TransitionTensors",

@@ -3,12 +3,15 @@
 __all__ = [
     "Behaviour",
     "CallableBehaviour",
+    "EpisodeBehaviour",
     "EpisodePolicy",
+    "GroupBehaviour",
+    "GroupPolicy",
     "MixtureBehaviour",
     "as_behaviour",
 ]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,6 +19,7 @@ import numpy as np
 
 from flowshield.data.behaviour_config import Component, read_components
 from flowshield.data.behaviour_kinds import KINDS, StatePolicy
+from flowshield.data.rollout import BatchPolicy
 from flowshield.envs import ContinuousEnvWrapper
 from flowshield.errors import ConfigError
 
@@ -34,9 +38,23 @@ class EpisodePolicy(NamedTuple):
     act: StatePolicy
 
 
+class GroupPolicy(NamedTuple):
+    """What a behaviour drew for n episodes that run in lockstep.
+
+    Attributes:
+        policy: Acts in all of them, one row an episode.
+        behaviours: Name of what was drawn for each [n].
+        levels: Level of each [n]; NaN where it has none.
+    """
+
+    policy: BatchPolicy
+    behaviours: Sequence[str]
+    levels: Sequence[float]
+
+
 @runtime_checkable
-class Behaviour(Protocol):
-    """Gives each episode its policy."""
+class EpisodeBehaviour(Protocol):
+    """Gives each episode a policy of its own."""
 
     def draw(self, env: ContinuousEnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
         """Draws the policy of one episode, which may go on drawing from the same generator.
@@ -47,6 +65,35 @@ class Behaviour(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Gives what a dataset's metadata shall say about the behaviour, fit for JSON."""
+
+
+@runtime_checkable
+class GroupBehaviour(Protocol):
+    """Gives episodes that run in lockstep one policy: a network acts in all of them in one call.
+
+    Which episodes run together depends on who collects them. So what an episode gets and how its
+    policy acts may depend on nothing but its own environment, generator and index.
+    """
+
+    def draw_group(
+        self,
+        envs: Sequence[ContinuousEnvWrapper],
+        generators: Sequence[np.random.Generator],
+        indices: Sequence[int],
+    ) -> GroupPolicy:
+        """Draws the policy of the episodes with these indices, which may go on drawing.
+
+        Number j of m environments plays the episodes j, j + m, j + 2 m, ... of the group.
+
+        Raises:
+            ConfigError: The environments lack what the behaviour needs.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Gives what a dataset's metadata shall say about the behaviour, fit for JSON."""
+
+
+Behaviour = EpisodeBehaviour | GroupBehaviour
 
 
 @dataclass(frozen=True)
@@ -73,7 +120,7 @@ class MixtureBehaviour:
         return cls(read_components(config))
 
     def draw(self, env: ContinuousEnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
-        """Draws one component and level for one episode; see `Behaviour.draw`."""
+        """Draws one component and level for one episode; see `EpisodeBehaviour.draw`."""
         self._check_controller(env)
         weights = np.array([component.weight for component in self.components])
         component = self.components[int(rng.choice(len(weights), p=weights / weights.sum()))]
@@ -117,7 +164,7 @@ class CallableBehaviour:
     name: str
 
     def draw(self, env: ContinuousEnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
-        """Gives the user's policy; see `Behaviour.draw`."""
+        """Gives the user's policy; see `EpisodeBehaviour.draw`."""
         return EpisodePolicy(self.name, float("nan"), self.policy)
 
     def describe(self) -> dict[str, Any]:

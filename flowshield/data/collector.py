@@ -13,13 +13,18 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from flowshield.data.behaviour import Behaviour, EpisodePolicy, as_behaviour
+from flowshield.data.behaviour import Behaviour, as_behaviour
 from flowshield.data.dataset import TrajectoryDataset
 from flowshield.data.episode import Episode
+from flowshield.data.group import draw_group
 from flowshield.data.rollout import rollout
 from flowshield.data.seeding import check_seed, draw_env_seed, episode_generator
 from flowshield.envs import ContinuousEnvWrapper
-from flowshield.errors import ConfigError, DataError, ShapeError
+from flowshield.errors import ConfigError, DataError
+
+# Of a group, so that a policy acts in nearly as many episodes as there are environments until the
+# last ones end. A lone environment has nobody to wait for.
+EPISODES_PER_ENV = 8
 
 
 class DataCollector:
@@ -33,7 +38,7 @@ class DataCollector:
         policy: A callable state [state_dim] -> action [action_dim]; None = uniformly random
             actions, unless there is a behaviour.
         behaviour: Instead of a policy, a mapping like those in `configs/behaviour/` or an object
-            that has the methods of `Behaviour`.
+            that has the methods of `EpisodeBehaviour` or `GroupBehaviour`.
 
     Raises:
         ConfigError: Both a policy and a behaviour are given, one of them cannot be used, or the
@@ -70,7 +75,8 @@ class DataCollector:
                 "human" for a window.
             seed: Seed of everything random, a whole number >= 0.
             num_workers: Rollout actors on Ray; 0 collects in this process. The dataset is the same.
-            progress: Called with every finished episode, in order; only without actors.
+            progress: Called with every finished episode, in order. Without actors only: of theirs
+                this process sees no episode before the end; `collect_shared(on_chunk=...)` tells.
 
         Returns:
             The dataset, which `save` writes to a file.
@@ -82,6 +88,11 @@ class DataCollector:
             ShapeError: The policy gave an action of the wrong shape.
         """
         self._check(n_episodes, render, num_workers)
+        if num_workers > 0 and progress is not None:
+            raise ConfigError(
+                "progress hears the episodes of num_workers=0: with rollout actors use "
+                "collect_shared(on_chunk=...), which hears their returns"
+            )
         if num_workers > 0:
             from flowshield.distributed import session
 
@@ -169,7 +180,7 @@ def collect_episodes(
     *,
     render: bool = False,
 ) -> list[Episode]:
-    """Collects the episodes with these indices, as many in lockstep as there are environments.
+    """Collects the episodes with these indices, as many at a time as there are environments.
 
     Args:
         envs: Environments of one kind.
@@ -188,7 +199,8 @@ def collect_episodes(
     check_seed(seed)
     remaining = iter(indices)
     episodes: list[Episode] = []
-    while group := list(islice(remaining, len(envs))):
+    size = len(envs) * (EPISODES_PER_ENV if len(envs) > 1 else 1)
+    while group := list(islice(remaining, size)):
         for episode in _collect_group(envs[: len(group)], behaviour, group, seed, render):
             episodes.append(episode)
             if progress is not None:
@@ -229,37 +241,9 @@ def _collect_group(
 ) -> list[Episode]:
     generators = [episode_generator(seed, index) for index in indices]
     env_seeds = [draw_env_seed(rng) for rng in generators]
-    drawn = [behaviour.draw(env, rng) for env, rng in zip(envs, generators, strict=True)]
-    policy = _OnePolicyPerRow(drawn, envs[0])
-    played = rollout(envs, policy, env_seeds, indices=indices, render=render)
+    drawn = draw_group(behaviour, envs, generators, indices)
+    played = rollout(envs, drawn.policy, env_seeds, indices=indices, render=render)
     return [
-        dataclasses.replace(episode, behaviour=choice.behaviour, level=choice.level)
-        for episode, choice in zip(played, drawn, strict=True)
+        dataclasses.replace(episode, behaviour=name, level=level)
+        for episode, name, level in zip(played, drawn.behaviours, drawn.levels, strict=True)
     ]
-
-
-class _OnePolicyPerRow:
-    """A batch policy whose every row has a policy of its own."""
-
-    def __init__(self, policies: Sequence[EpisodePolicy], env: ContinuousEnvWrapper) -> None:
-        self._policies = policies
-        self._env = env
-
-    def begin(self, states: NDArray[np.float32]) -> None:
-        pass
-
-    def act(self, states: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        actions = np.empty((len(rows), self._env.action_dim), np.float32)
-        for place, row in enumerate(rows.tolist()):
-            action = np.asarray(self._policies[row].act(states[place]))
-            if action.shape != (self._env.action_dim,):
-                raise ShapeError(
-                    f"policy {self._policies[row].behaviour!r} returned an action of shape "
-                    f"{list(action.shape)}; environment {self._env.name!r} expects "
-                    f"[{self._env.action_dim}], one action for one state"
-                )
-            actions[place] = action
-        return actions
-
-    def observe(self, rewards: NDArray[np.float64], rows: NDArray[np.intp]) -> None:
-        pass

@@ -15,15 +15,15 @@ from flowshield.errors import ConfigError, DataError, ShapeError
 
 
 class BatchPolicy(Protocol):
-    """Acts in n episodes at once, which are its rows 0..n-1.
+    """Acts in n episodes, which are its rows 0..n-1.
 
-    Finished episodes drop out, so the arrays of `act` and `observe` hold the k rows that `rows`
-    names, in ascending order. They go into the record of the episodes: a policy must not write into
-    them.
+    Finished episodes drop out, and some may wait for an environment, so the arrays of `act` and
+    `observe` hold the k rows that `rows` names. They go into the record of the episodes: a policy
+    must not write into them.
     """
 
     def begin(self, states: NDArray[np.float32]) -> None:
-        """Hears that n episodes start in these states [n, state_dim]."""
+        """Hears that n episodes start in these states [n, state_dim]; NaN where one waits."""
 
     def act(self, states: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[Any]:
         """Chooses the actions [k, action_dim] for the states [k, state_dim] of the rows [k]."""
@@ -40,59 +40,82 @@ def rollout(
     indices: Sequence[int] | None = None,
     render: bool = False,
 ) -> list[Episode]:
-    """Plays one episode in each environment, in lockstep, with one policy call per step.
+    """Plays episodes in environments, in lockstep, with one policy call per step.
+
+    With m environments, number j plays the episodes j, j + m, j + 2 m, ... one after the other, so
+    that it rests only when it has no more.
 
     Actions are clipped to the action bounds before they are carried out and recorded. An episode
     ends when the environment says so, and is truncated after the environment's
     `max_episode_steps` even if the environment itself goes on.
 
     Args:
-        envs: Environments of one kind, one per episode.
+        envs: Environments of one kind.
         policy: What acts in all of them.
-        seeds: Seeds of the resets, one per environment.
+        seeds: Seeds of the resets, one per episode, for each environment at least one.
         indices: Indices of the episodes, for their records and for error messages; 0..n-1 if None.
         render: Calls `render` of every environment after its steps. One made with
             render_mode="human" draws itself without being asked.
 
     Returns:
-        One episode per environment, in their order, with no behaviour named.
+        One episode per seed, in their order, with no behaviour named.
 
     Raises:
-        ConfigError: There are no environments, not as many seeds as environments, or an
-            environment never ends.
+        ConfigError: There are no environments, fewer seeds than environments, or an environment
+            never ends.
         ShapeError: The environments differ in their sizes, or the policy's actions have another
             shape than [k, action_dim].
         DataError: A state, reward or action is NaN or infinite.
     """
     limits = _check(envs, seeds)
-    recording = Recording(envs[0].name, range(len(envs)) if indices is None else indices)
+    recording = Recording(envs[0].name, range(len(seeds)) if indices is None else indices)
     rows = np.arange(len(envs))
-    states = np.stack([_reset(env, seed) for env, seed in zip(envs, seeds, strict=True)])
+    states = np.stack([_reset(env, seed) for env, seed in zip(envs, seeds, strict=False)])
     low, high = envs[0].action_low, envs[0].action_high
-    policy.begin(states)
-    step = 0
+    policy.begin(_of_all(states, len(seeds)))
+    steps = np.zeros(len(seeds), np.intp)
     while len(rows):
         actions = _as_actions(policy.act(states, rows), len(rows), envs[0])
         actions = np.minimum(np.maximum(actions, low), high)
         if not np.isfinite(actions).all():
-            recording.explain_bad_actions(step, rows, states, actions)
+            recording.explain_bad_actions(steps, rows, states, actions)
         next_states, rewards, terminated, truncated = _step(envs, rows, actions, render)
-        step += 1
-        truncated |= (step >= limits[rows]) & ~terminated
+        steps[rows] += 1
+        truncated |= (steps[rows] >= limits[rows % len(envs)]) & ~terminated
         policy.observe(rewards, rows)
         recording.add(rows, states, actions, rewards)
-        running = ~(terminated | truncated)
-        if not running.all():
+        if (terminated | truncated).any():
             recording.finish(rows, next_states, terminated, truncated)
-            rows, next_states = rows[running], next_states[running]
+            rows, next_states = _go_on(envs, seeds, rows, next_states, terminated | truncated)
         states = next_states
     return recording.episodes()
 
 
+def _go_on(
+    envs: Sequence[ContinuousEnvWrapper],
+    seeds: Sequence[int],
+    rows: NDArray[np.intp],
+    states: NDArray[np.float32],
+    ended: NDArray[np.bool_],
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The rows that play on and their states: for an ended one the next of its environment."""
+    rows, states = np.where(ended, rows + len(envs), rows), states.copy()  # the ends are on record
+    playing = rows < len(seeds)
+    for place in np.flatnonzero(ended & playing):
+        row = int(rows[place])
+        states[place] = _reset(envs[row % len(envs)], seeds[row])
+    return rows[playing], states[playing]
+
+
+def _of_all(states: NDArray[np.float32], n_episodes: int) -> NDArray[np.float32]:
+    later = np.full((n_episodes - len(states), states.shape[1]), np.nan, np.float32)
+    return np.concatenate([states, later]) if len(later) else states
+
+
 def _check(envs: Sequence[ContinuousEnvWrapper], seeds: Sequence[int]) -> NDArray[np.intp]:
-    if not envs or len(envs) != len(seeds):
+    if not 1 <= len(envs) <= len(seeds):
         raise ConfigError(
-            f"expected at least one environment and a seed for each, "
+            f"expected at least one environment and for each at least one seed, "
             f"got {len(envs)} environments and {len(seeds)} seeds"
         )
     sizes = {(env.state_dim, env.action_dim) for env in envs}
@@ -143,8 +166,10 @@ def _step(
     rewards = np.empty(len(rows), np.float64)
     terminated, truncated = np.empty((2, len(rows)), np.bool_)
     for place, row in enumerate(rows.tolist()):
-        state, reward, terminated[place], truncated[place], _ = envs[row].step(actions[place])
-        states[place], rewards[place] = state, reward
+        env = envs[row % len(envs)]
+        states[place], rewards[place], terminated[place], truncated[place], _ = env.step(
+            actions[place]
+        )
         if render:
-            envs[row].render()
+            env.render()
     return states, rewards, terminated, truncated

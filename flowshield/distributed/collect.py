@@ -72,7 +72,7 @@ def collect_shared(
     *,
     num_workers: int,
     envs_per_worker: int = 16,
-    chunk_episodes: int = 32,
+    chunk_episodes: int | None = None,
     on_chunk: OnChunk | None = None,
 ) -> SharedDataset:
     """Collects the episodes 0..n_episodes-1 of a seed with rollout actors.
@@ -87,19 +87,19 @@ def collect_shared(
         seed: Seed of the collection.
         num_workers: Actors, one CPU each.
         envs_per_worker: Environments that an actor steps in lockstep.
-        chunk_episodes: Episodes a task.
+        chunk_episodes: Episodes a task. None = eight an environment, less where there are few
+            episodes: a task ends with its longest, and towards the end actors run out of tasks.
         on_chunk: Called with the returns of the episodes of every chunk that is done.
 
     Raises:
         ConfigError, DataError, ShapeError: As `DataCollector.collect`.
     """
-    chunks = deque(
-        range(i, min(i + chunk_episodes, n_episodes)) for i in range(0, n_episodes, chunk_episodes)
-    )
+    size = chunk_episodes or _chunk_size(n_episodes, num_workers, envs_per_worker)
+    chunks = deque(range(i, min(i + size, n_episodes)) for i in range(0, n_episodes, size))
     count = min(num_workers, len(chunks))
     actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RolloutWorker)
     shared_behaviour = ray.put(behaviour)
-    n_envs = min(envs_per_worker, chunk_episodes)
+    n_envs = min(envs_per_worker, size)
     make = env_maker(env.name, env.make_kwargs)
     actors = [actor.remote(make, n_envs, shared_behaviour) for _ in range(count)]
     try:
@@ -115,6 +115,15 @@ def collect_shared(
     }
     returns = np.concatenate([one.returns for one in stats])
     return SharedDataset(blocks, returns, lengths, {**metadata, **counts})
+
+
+def _chunk_size(n_episodes: int, num_workers: int, n_envs: int) -> int:
+    """As many for every environment, and at least four tasks an actor while there is one for each.
+
+    More than eight an environment would gain little: see `collect_episodes`.
+    """
+    rounds = n_episodes // (4 * num_workers * n_envs)
+    return n_envs * min(8, max(1, rounds))
 
 
 def _gathered(

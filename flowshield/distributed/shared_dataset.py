@@ -58,7 +58,7 @@ class SharedDataset:
 
     def to_ray(self) -> "ray.data.Dataset":
         """The same blocks as a `ray.data.Dataset` of one row a step; nothing is copied."""
-        return ray.data.from_arrow_refs(self.blocks)  # type: ignore[arg-type]
+        return ray.data.from_arrow_refs(self.blocks)  # type: ignore[arg-type]  # Ray has two
 
     def to_local(self) -> TrajectoryDataset:
         """All episodes in this process's memory."""

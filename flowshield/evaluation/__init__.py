@@ -1,6 +1,7 @@
 """What agents and shields are worth: rollouts, detection, calibration, statistics, report."""
 
 from flowshield.evaluation.agent import Cell, EvaluatedEpisode, evaluate_agent, run_episode
+from flowshield.evaluation.agent_behaviour import AgentBehaviour
 from flowshield.evaluation.cell_grid import UNSHIELDED
 from flowshield.evaluation.command_plane import CommandPlane, plot_projection
 from flowshield.evaluation.evaluator import Evaluator, Measurement, Subjects
@@ -34,6 +35,7 @@ from flowshield.evaluation.supported import supported_commands
 from flowshield.evaluation.tables import detection_table, markdown_table, results_table
 
 __all__ = [
+    "AgentBehaviour",
     "Cell",
     "CommandPlane",
     "ConfidenceInterval",

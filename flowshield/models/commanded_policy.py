@@ -2,14 +2,31 @@
 
 __all__ = ["CommandedPolicy"]
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from flowshield.errors import DataError, ShapeError
-from flowshield.models.agent import UDRLAgent
-from flowshield.models.shields.base import BaseShield
+from flowshield.models.shields.projection import Projection
+
+
+class Actor(Protocol):
+    """What a commanded policy needs of an agent."""
+
+    action_low: Tensor
+
+    def sample(self, state: Tensor, command: Tensor, deterministic: bool = False) -> Tensor:
+        """Actions [batch, action_dim] at states [batch, state_dim] under commands [batch, 2]."""
+
+
+class Projector(Protocol):
+    """What it needs of a shield."""
+
+    def project_in_detail(self, state: Tensor, command: Tensor) -> Projection:
+        """The nearest supported commands [batch, 2], and which of them were replaced."""
 
 
 class CommandedPolicy:
@@ -35,9 +52,9 @@ class CommandedPolicy:
 
     def __init__(
         self,
-        agent: UDRLAgent,
+        agent: Actor,
         command: ArrayLike,
-        shield: BaseShield | None = None,
+        shield: Projector | None = None,
         *,
         deterministic: bool = True,
     ) -> None:
@@ -101,7 +118,7 @@ class CommandedPolicy:
         self.commands[index] = torch.stack([horizon, self.commands[index, 1] - spent], dim=1)
 
     def _shielded(
-        self, shield: BaseShield, state: Tensor, command: Tensor, rows: np.ndarray
+        self, shield: Projector, state: Tensor, command: Tensor, rows: np.ndarray
     ) -> Tensor:
         projection = shield.project_in_detail(state, command)
         changed = projection.changed.cpu().numpy()

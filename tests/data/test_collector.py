@@ -114,6 +114,12 @@ def test_progress_hears_every_episode_in_order():
     assert heard == [0, 1, 2, 3, 4]
 
 
+def test_progress_with_actors_is_refused_and_not_forgotten():
+    pytest.importorskip("ray")
+    with pytest.raises(ConfigError, match="use collect_shared"):
+        DataCollector(lander()).collect(1, num_workers=1, progress=print)
+
+
 def test_collected_data_can_be_saved_and_read(tmp_path):
     collector = DataCollector(lander())
     dataset = collector.collect(n_episodes=3)

@@ -82,6 +82,36 @@ def test_finished_episodes_drop_out_and_the_record_keeps_them_apart():
     assert all(episode.terminated and not episode.truncated for episode in episodes)
 
 
+def test_an_environment_plays_its_episodes_one_after_the_other():
+    policy = Scripted()
+    episodes = rollout(counters(2, 3), policy, [7, 8, 9, 10, 11])
+    np.testing.assert_array_equal(policy.begun[0][:2], [[7, 0], [8, 0]])
+    assert policy.begun[0].shape == (5, 2) and np.isnan(policy.begun[0][2:]).all()
+    live = [rows.tolist() for _, rows in policy.acted]
+    assert live == [[0, 1], [0, 1], [2, 1], [2, 3], [4, 3], [4, 3]]
+    np.testing.assert_array_equal(policy.acted[2][0], [[9, 0], [8, 2]])
+    assert [episode.length for episode in episodes] == [2, 3, 2, 3, 2]
+    assert [episode.states[0, 0] for episode in episodes] == [7, 8, 9, 10, 11]
+    assert [episode.final_state.tolist() for episode in episodes][1:3] == [[8, 3], [9, 2]]
+    np.testing.assert_allclose(episodes[3].actions, 3 * [[0.4]])
+
+
+def test_the_step_limit_counts_from_each_episodes_own_start():
+    env = ContinuousEnvWrapper(Counter(10**9))
+    env.max_episode_steps = 6
+    episodes = rollout([env], Scripted(), [0, 1, 2])
+    assert [(episode.length, episode.truncated) for episode in episodes] == 3 * [(6, True)]
+
+
+def test_nan_in_a_later_episode_names_its_own_step():
+    class Late(Scripted):
+        def act(self, states, rows):
+            return np.where(states[:, :1] + states[:, 1:] == 8 + 1, np.nan, 0.0)
+
+    with pytest.raises(DataError, match=r"action \[nan\].*episode 71, step 1"):
+        rollout(counters(3), Late(), [6, 8], indices=[70, 71])
+
+
 def test_types_of_the_record():
     (episode,) = rollout(counters(2), Scripted(), [0])
     assert (episode.states.dtype, episode.actions.dtype) == (np.float32, np.float32)

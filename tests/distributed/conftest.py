@@ -4,20 +4,19 @@ import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault(
-    "RAY_worker_niceness", "0"
-)  # workers are what is tested: no waiting behind the rest
+os.environ.setdefault("RAY_worker_niceness", "0")  # or they wait behind everything else
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine starts slowly
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process less a training
 
 
 @pytest.fixture(scope="session")
 def cluster():
-    """One Ray of two CPUs for all tests that can share it."""
-    ray = pytest.importorskip("ray")
+    """One Ray for all tests that can share it; it believes in four CPUs, whatever there are."""
+    import ray  # after what is said above
+
     ray.init(
         address="local",
-        num_cpus=2,
+        num_cpus=4,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         log_to_driver=False,

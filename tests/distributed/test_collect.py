@@ -5,11 +5,14 @@ import sys
 import numpy as np
 import pytest
 import ray
+import torch
 
 from flowshield.data import DataCollector, TrajectoryDataset
 from flowshield.distributed import collect_shared
 from flowshield.envs import ContinuousEnvWrapper, make_env, register_env
 from flowshield.errors import ConfigError, DataError
+from flowshield.evaluation import AgentBehaviour
+from flowshield.models import UDRLAgent
 
 pytestmark = pytest.mark.ray
 # pytest imports this file by a name that other processes do not know
@@ -39,17 +42,39 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
 def test_any_number_of_workers_gives_the_same_bytes(cluster, alone, num_workers, tmp_path):
-    if num_workers > cluster.cluster_resources()["CPU"]:
-        pytest.skip("four actors need four CPUs: see the test with killed ones")
     collector().collect(N, seed=3, num_workers=num_workers).save(tmp_path / "data.npz")
     assert (tmp_path / "data.npz").read_bytes() == alone
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_agent_too_gives_the_same_bytes_with_its_weights_sent_once(
+    cluster, num_workers, tmp_path, monkeypatch
+):
+    torch.manual_seed(0)
+    agent = UDRLAgent(8, 2, hidden_dim=64, n_layers=2)
+    behaviour = AgentBehaviour(agent, [(200, 250), (80, -100)], noise=0.2)
+    flying = DataCollector(make_env("lunarlander"), behaviour=behaviour)
+    flying.collect(20, seed=3).save(tmp_path / "alone.npz")
+    # whoever pickles the agent a second time sends its weights a second time
+    pickled = []
+    monkeypatch.setattr(
+        AgentBehaviour, "__getstate__", lambda self: pickled.append(1) or vars(self), raising=False
+    )
+    # groups of 5, 5 and 3, and of 5 and 2: other batches than one episode at a time above
+    shared = flying.collect_shared(
+        20, seed=3, num_workers=num_workers, envs_per_worker=5, chunk_episodes=13
+    )
+    assert pickled == [1]
+    shared.to_local().save(tmp_path / "shared.npz")
+    assert (tmp_path / "shared.npz").read_bytes() == (tmp_path / "alone.npz").read_bytes()
 
 
 def alive_workers():
     from ray.util.state import list_actors
 
     filters = [("state", "=", "ALIVE"), ("class_name", "=", "RolloutWorker")]
-    return [actor.pid for actor in list_actors(filters=filters) if actor.pid]
+    here = ray.get_runtime_context().gcs_address  # another Ray may run on this machine
+    return [actor.pid for actor in list_actors(address=here, filters=filters) if actor.pid]
 
 
 def test_killed_workers_lose_nothing(cluster, alone, tmp_path):

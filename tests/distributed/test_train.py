@@ -193,7 +193,7 @@ def test_the_trainer_asks_for_workers_by_their_number_alone(cluster, tmp_path):
 
 def test_more_workers_than_this_machine_can_have_are_refused(cluster, tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ConfigError, match="3 training workers with 1 CPU each need 3 CPU"):
-        run(Learner(), tmp_path, 3)
+    with pytest.raises(ConfigError, match="5 training workers with 1 CPU each need 5 CPU"):
+        run(Learner(), tmp_path, 5)
     with pytest.raises(ConfigError, match="need 1 GPU, this Ray has 0"):
         run(Learner(), tmp_path, 1, resources={"use_gpu": True})

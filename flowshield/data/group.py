@@ -1,0 +1,67 @@
+"""One batch policy for the episodes that run in lockstep, whatever kind of behaviour they have."""
+
+__all__ = ["draw_group"]
+
+from collections.abc import Sequence
+from itertools import cycle
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowshield.data.behaviour import Behaviour, EpisodePolicy, GroupBehaviour, GroupPolicy
+from flowshield.envs import ContinuousEnvWrapper
+from flowshield.errors import ShapeError
+
+
+def draw_group(
+    behaviour: Behaviour,
+    envs: Sequence[ContinuousEnvWrapper],
+    generators: Sequence[np.random.Generator],
+    indices: Sequence[int],
+) -> GroupPolicy:
+    """Draws the policy of a group: the behaviour's own, or one made of a policy an episode.
+
+    Args:
+        behaviour: What draws.
+        envs: Environments of one kind; number j of m plays the episodes j, j + m, j + 2 m, ...
+        generators: The episodes' own.
+        indices: Their indices in the collection.
+
+    Raises:
+        ConfigError: The environments lack what the behaviour needs.
+    """
+    if isinstance(behaviour, GroupBehaviour):
+        return behaviour.draw_group(envs, generators, indices)
+    drawn = [behaviour.draw(env, rng) for env, rng in zip(cycle(envs), generators, strict=False)]
+    return GroupPolicy(
+        _OnePolicyPerRow(drawn, envs[0]),
+        [choice.behaviour for choice in drawn],
+        [choice.level for choice in drawn],
+    )
+
+
+class _OnePolicyPerRow:
+    """A batch policy whose every row has a policy of its own."""
+
+    def __init__(self, policies: Sequence[EpisodePolicy], env: ContinuousEnvWrapper) -> None:
+        self._policies = policies
+        self._env = env
+
+    def begin(self, states: NDArray[np.float32]) -> None:
+        pass
+
+    def act(self, states: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        actions = np.empty((len(rows), self._env.action_dim), np.float32)
+        for place, row in enumerate(rows.tolist()):
+            action = np.asarray(self._policies[row].act(states[place]))
+            if action.shape != (self._env.action_dim,):
+                raise ShapeError(
+                    f"policy {self._policies[row].behaviour!r} returned an action of shape "
+                    f"{list(action.shape)}; environment {self._env.name!r} expects "
+                    f"[{self._env.action_dim}], one action for one state"
+                )
+            actions[place] = action
+        return actions
+
+    def observe(self, rewards: NDArray[np.float64], rows: NDArray[np.intp]) -> None:
+        pass

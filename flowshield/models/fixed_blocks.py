@@ -1,0 +1,115 @@
+"""Agents and shields whose answer for a row does not depend on the other rows of its batch."""
+
+__all__ = ["FixedBlockAgent", "FixedBlockShield", "FixedBlocks"]
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowshield.models.agent import UDRLAgent
+from flowshield.models.shields.base import BaseShield
+from flowshield.models.shields.projection import Projection
+
+# A matrix product of another size may be computed by another kernel, and a row that starts at
+# another alignment by another branch of it: the sums then end in other bits.
+_ROWS = 16  # of a block
+
+
+class FixedBlocks:
+    """Computes functions of a batch in blocks of one size, where every row has a place of its own.
+
+    A product of matrices of one size does the same to a row whatever the others are. So a row with
+    the same label has the same answer, to the bit, in whatever company: on one thread, on
+    processors of one kind and with one release of torch.
+    """
+
+    def __init__(self) -> None:
+        self._n_blocks, self._places = 0, torch.empty(0, dtype=torch.long)
+
+    def seat(self, labels: NDArray[np.intp]) -> None:
+        """Gives the rows of the next batches their places by their labels [batch], not negative.
+
+        Sixteen labels that follow each other share a block.
+        """
+        places = labels % _ROWS
+        taken = np.zeros(_ROWS, np.intp)
+        for row, place in enumerate(places.tolist()):
+            places[row] += _ROWS * taken[place]
+            taken[place] += 1
+        self._places, self._n_blocks = torch.from_numpy(places), int(taken.max())
+
+    def compute(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """The function of inputs [batch, ...], [batch, ...]; it must treat every row by itself."""
+        seated = [self._seated(rows) for rows in inputs]
+        with _one_thread():
+            parts = [function(*blocks) for blocks in zip(*seated, strict=True)]
+        return torch.cat(parts)[self._places]
+
+    def _seated(self, rows: Tensor) -> Tensor:
+        """Rows [batch, ...] in their blocks, [blocks, 16, ...]; zero where nobody sits."""
+        places = rows.new_zeros(self._n_blocks * _ROWS, *rows.shape[1:])
+        return places.index_copy_(0, self._places, rows).view(-1, _ROWS, *rows.shape[1:])
+
+
+class FixedBlockAgent:
+    """An agent whose mean action in an episode does not depend on the episodes beside it.
+
+    Args:
+        agent: The policy.
+        blocks: Where the rows sit.
+    """
+
+    def __init__(self, agent: UDRLAgent, blocks: FixedBlocks) -> None:
+        self.agent, self.blocks, self.action_low = agent, blocks, agent.action_low
+
+    @torch.no_grad()
+    def sample(self, state: Tensor, command: Tensor, deterministic: bool = True) -> Tensor:
+        """Actions [batch, action_dim]: see `UDRLAgent.sample`."""
+        act = partial(self.agent.sample, deterministic=deterministic)
+        return self.blocks.compute(act, state, command)
+
+
+class FixedBlockShield:
+    """A shield whose verdict and projection do not depend on the episodes beside.
+
+    A request that is not supported is projected by itself, at a call each: how many others there
+    are changes from step to step.
+
+    Not so with the solver dopri5: it chooses its steps for a whole batch, so that the verdict on a
+    row depends, within the solver's tolerance, on the rows beside it.
+
+    Args:
+        shield: A calibrated shield.
+        blocks: Where the rows sit.
+    """
+
+    def __init__(self, shield: BaseShield, blocks: FixedBlocks) -> None:
+        self.shield, self.blocks = shield, blocks
+
+    @torch.no_grad()
+    def project_in_detail(self, state: Tensor, command: Tensor) -> Projection:
+        """Replaces unsupported commands: see `BaseShield.project_in_detail`."""
+        score = self.blocks.compute(self.shield.score, state, command)
+        supported = score >= self.blocks.compute(self.shield.limits, state)
+        result = Projection(command.clone(), score, torch.zeros_like(score), ~supported, supported)
+        with _one_thread():
+            for row in (~supported).nonzero().squeeze(1).tolist():
+                alone = self.shield.project_in_detail(state[[row]], command[[row]])
+                for rows, value in zip(result, alone, strict=True):
+                    rows[row] = value[0]
+        return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
