@@ -6,3 +6,10 @@ import torch
 def one_thread():
     # small networks on a busy machine: two threads that wait for each other are slower than one
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Two processes share the tests: a file stays whole, and all that share a Ray stay together."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from actors import alive_pids
 
 from flowshield.data import DataCollector, TrajectoryDataset
 from flowshield.distributed import collect_shared
@@ -69,20 +70,12 @@ def test_an_agent_too_gives_the_same_bytes_with_its_weights_sent_once(
     assert (tmp_path / "shared.npz").read_bytes() == (tmp_path / "alone.npz").read_bytes()
 
 
-def alive_workers():
-    from ray.util.state import list_actors
-
-    filters = [("state", "=", "ALIVE"), ("class_name", "=", "RolloutWorker")]
-    here = ray.get_runtime_context().gcs_address  # another Ray may run on this machine
-    return [actor.pid for actor in list_actors(address=here, filters=filters) if actor.pid]
-
-
 def test_killed_workers_lose_nothing(cluster, alone, tmp_path):
     killed = []
 
     def kill(_):
         if len(killed) < 20:
-            for pid in alive_workers():
+            for pid in alive_pids("RolloutWorker"):
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
 

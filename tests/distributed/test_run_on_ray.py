@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from actors import alive_pids
 
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
@@ -74,13 +75,6 @@ def subjects(folder):
     )
 
 
-def pids():
-    from ray.util.state import list_actors
-
-    filters = [("state", "=", "ALIVE"), ("class_name", "=", "EvaluationWorker")]
-    return [actor.pid for actor in list_actors(filters=filters) if actor.pid]
-
-
 def test_an_evaluator_that_is_killed_measures_again(cluster, here):
     what = subjects(here)
     asked = [("cell", (UNSHIELDED, command, None)) for command in what.commands]
@@ -91,7 +85,7 @@ def test_an_evaluator_that_is_killed_measures_again(cluster, here):
         for measurement, record in pool.measure_all(asked):
             found[measurement] = record
             if not killed:
-                killed = pids()
+                killed = alive_pids("EvaluationWorker")
                 for pid in killed:
                     os.kill(pid, signal.SIGKILL)
     finally:
