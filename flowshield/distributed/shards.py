@@ -1,6 +1,13 @@
 """Training rows in Ray's object store, and each rank's share of them on its device."""
 
-__all__ = ["ShardStream", "put_rows", "row_bytes", "shard_rows"]
+__all__ = [
+    "ShardStream",
+    "put_rows",
+    "resident_rows",
+    "row_bytes",
+    "rows_table",
+    "shard_rows",
+]
 
 import math
 from collections.abc import Iterator
@@ -22,8 +29,8 @@ _PULLED_STEPS = 32  # one pull from a stream serves so many steps: pulling costs
 _BUFFERED_PULLS = 4  # a stream is shuffled among so many pulls
 
 
-def put_rows(tensors: TransitionTensors) -> ray.data.Dataset:
-    """Puts transitions into the object store, in blocks that the ranks of a training share.
+def rows_table(tensors: TransitionTensors) -> pa.Table:
+    """Transitions as a table that other processes read without a copy.
 
     Returns:
         Columns states, actions, commands (float32 vectors) and row (int64: its place in `tensors`).
@@ -34,7 +41,33 @@ def put_rows(tensors: TransitionTensors) -> ray.data.Dataset:
         "commands": _vectors(tensors.commands),
         "row": pa.array(np.arange(len(tensors))),
     }
-    table = pa.table(columns)
+    return pa.table(columns)
+
+
+def resident_rows(
+    table: pa.Table,
+    device: torch.device,
+    return_after: np.ndarray[Any, Any] | None,
+    pairs: bool,
+) -> Rows:
+    """The rows of a training that one worker has to itself, all on its device.
+
+    Args:
+        table: From `rows_table`.
+        device: Where they shall lie.
+        return_after: Return after each row, for "future" commands; None = "remaining".
+        pairs: Whether batches are (state, command), as shields take them.
+    """
+    columns = {name: _numpy(table[name].combine_chunks()) for name in table.column_names}
+    return _rows(_on(columns, device), _after(return_after, device), pairs)
+
+
+def put_rows(table: pa.Table) -> ray.data.Dataset:
+    """Puts transitions into the object store, in blocks that the ranks of a training share.
+
+    Args:
+        table: From `rows_table`.
+    """
     size = min(_BLOCK_ROWS, math.ceil(len(table) / _LEAST_BLOCKS))
     blocks = [table.slice(start, size) for start in range(0, len(table), size)]
     dataset = ray.data.from_arrow(blocks)
@@ -82,9 +115,7 @@ def shard_rows(
     order = np.argsort(columns["row"])[:n_rows]
     if len(order) < n_rows:
         raise _short(len(order), n_rows)
-    return stream.rows_of(
-        {name: torch.from_numpy(column[order]).to(device) for name, column in columns.items()}
-    )
+    return stream.rows_of(_on({name: part[order] for name, part in columns.items()}, device))
 
 
 class ShardStream:
@@ -113,9 +144,7 @@ class ShardStream:
     ) -> None:
         self.shard, self.n_rows, self.device, self.pairs = shard, n_rows, device, pairs
         self.pull = _PULLED_STEPS * batch_size
-        self.return_after: Tensor | None = None
-        if return_after is not None:
-            self.return_after = torch.from_numpy(return_after.copy()).to(device)  # Ray's is frozen
+        self.return_after = _after(return_after, device)
         self.pulled: Rows | None = None
 
     def __len__(self) -> int:
@@ -150,15 +179,34 @@ class ShardStream:
             raise _short(done * batch_size, steps * batch_size)
 
     def rows_of(self, columns: dict[str, Tensor]) -> Rows:
-        """Rows on the device, made of the columns that `put_rows` wrote."""
-        tensors = TransitionTensors.of_rows(
-            columns["states"],
-            columns["actions"],
-            columns["commands"],
-            rows=columns["row"],
-            return_after=self.return_after,
-        )
-        return CommandPairs(tensors) if self.pairs else tensors
+        """Rows on the device, made of the columns that `rows_table` wrote."""
+        return _rows(columns, self.return_after, self.pairs)
+
+
+def _rows(columns: dict[str, Tensor], return_after: Tensor | None, pairs: bool) -> Rows:
+    tensors = TransitionTensors.of_rows(
+        columns["states"],
+        columns["actions"],
+        columns["commands"],
+        rows=columns["row"],
+        return_after=return_after,
+    )
+    return CommandPairs(tensors) if pairs else tensors
+
+
+def _on(columns: dict[str, np.ndarray[Any, Any]], device: torch.device) -> dict[str, Tensor]:
+    # copies: what comes out of the object store is frozen
+    return {name: torch.tensor(column, device=device) for name, column in columns.items()}
+
+
+def _after(return_after: np.ndarray[Any, Any] | None, device: torch.device) -> Tensor | None:
+    return None if return_after is None else torch.tensor(return_after, device=device)
+
+
+def _numpy(column: pa.Array) -> np.ndarray[Any, Any]:
+    vectors = isinstance(column, pa.FixedShapeTensorArray)
+    array: np.ndarray[Any, Any] = column.to_numpy_ndarray() if vectors else column.to_numpy()
+    return array
 
 
 def _vectors(tensor: Tensor) -> pa.Array:

@@ -5,6 +5,7 @@ __all__ = ["fit_on_ray"]
 import copy
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -24,13 +25,12 @@ from ray.train import (
     WorkerGroupError,
 )
 from ray.train.torch import TorchTrainer
-from ray.util.queue import Empty, Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from flowshield.data import CommandPairs, TransitionTensors
+from flowshield.distributed.mailbox import Mailbox
 from flowshield.distributed.session import session
-from flowshield.distributed.shards import put_rows, row_bytes
+from flowshield.distributed.shards import put_rows, row_bytes, rows_table
 from flowshield.distributed.train_folder import TrainFolder
 from flowshield.distributed.train_rank import DriverGone, TrainingRefused, Weights, train_rank
 from flowshield.distributed.train_workers import TrainWorkers
@@ -91,7 +91,13 @@ def fit_on_ray(
     with session():
         workers.check_room()
         folder = TrainFolder(checkpoint_dir)
-        mailbox = _mailbox()
+        mailbox = Mailbox()
+        rows = rows_table(_tensors(train))
+        # one worker has no share to be cut, and starting what cuts takes it seconds
+        alone = (
+            workers.number == 1
+            and row_bytes(_tensors(train)) * len(train) <= workers.resident_bytes
+        )
         trainer = TorchTrainer(
             train_rank,  # type: ignore[arg-type]
             train_loop_config={
@@ -101,10 +107,11 @@ def fit_on_ray(
                 "settings": settings,
                 "n_threads": max(1, int(workers.cpus_per_worker)),
                 "resident_bytes": workers.resident_bytes,
+                "table": ray.put(rows) if alone else None,
                 **_contents(model, train, validation),
             },
             scaling_config=workers.scaling(),
-            datasets={"train": put_rows(_tensors(train))},
+            datasets={} if alone else {"train": put_rows(rows)},
             dataset_config=_in_order(),
             run_config=RunConfig(
                 name=folder.new_run(),
@@ -172,7 +179,7 @@ def _contents(
 
 def _watched(
     trainer: TorchTrainer,
-    mailbox: Queue,
+    mailbox: Mailbox,
     on_epoch: OnEpoch | None,
     stop: threading.Event | None,
 ) -> Result:
@@ -189,17 +196,18 @@ def _watched(
             if stop is not None and stop.is_set():
                 raise KeyboardInterrupt
             over = outcome.done()  # first, so that what was sent before the end is not missed
-            record = _next(mailbox)
-            # epochs since the last checkpoint come once more after a worker's death
-            if record is not None and record["epoch"] > told:
-                told = record["epoch"]
-                if on_epoch is not None:
-                    on_epoch(record)
-            if over and record is None:
+            for record in mailbox.take():
+                # epochs since the last checkpoint come once more after a worker's death
+                if record["epoch"] > told:
+                    told = record["epoch"]
+                    if on_epoch is not None:
+                        on_epoch(record)
+            if over:
                 return outcome.result()
+            time.sleep(_POLL_S)
     finally:
         # the first rank cannot report its next epoch, and the run ends
-        mailbox.shutdown(force=True)
+        mailbox.close()
         if not outcome.done():
             thread.join(timeout=_PATIENCE_S)
 
@@ -211,24 +219,10 @@ def _run(trainer: TorchTrainer, outcome: "Future[Result]") -> None:
         outcome.set_exception(error)
 
 
-def _mailbox() -> Queue:
-    """Where the first rank puts its epochs: on this node, which ends with this process anyway."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-
-
-def _next(mailbox: Queue) -> dict[str, float] | None:
-    try:
-        record: dict[str, float] = mailbox.get(timeout=_POLL_S)
-    except Empty:
-        return None
-    return record
-
-
 def _in_order() -> DataConfig:
     """Cuts the rows the same way every time, so that the same workers get the same rows."""
     options = ExecutionOptions(preserve_order=True)
-    return DataConfig(datasets_to_split=["train"], execution_options=options)
+    return DataConfig(execution_options=options)
 
 
 def _tensors(rows: TransitionTensors | CommandPairs) -> TransitionTensors:

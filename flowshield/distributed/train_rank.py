@@ -12,14 +12,13 @@ import numpy as np
 import ray
 import ray.train
 import torch
-from ray.exceptions import RayActorError
 from ray.train import Checkpoint
 from ray.train.torch import get_device, prepare_model
-from ray.util.queue import Queue
 from torch import Tensor, distributed, nn
 
 from flowshield.data import CommandPairs, TransitionTensors
-from flowshield.distributed.shards import shard_rows
+from flowshield.distributed.mailbox import Mailbox
+from flowshield.distributed.shards import resident_rows, shard_rows
 from flowshield.errors import FlowshieldError
 from flowshield.training.fit import fit
 from flowshield.training.fit_settings import FitResult, FitSettings
@@ -119,11 +118,9 @@ def _fit(model: nn.Module, config: dict[str, Any], folder: Path) -> FitResult:
     )
 
 
-def _tell(mailbox: Queue, record: dict[str, float]) -> None:
-    try:
-        mailbox.put(record)
-    except RayActorError as error:
-        raise DriverGone("the process that started this training is gone") from error
+def _tell(mailbox: Mailbox, record: dict[str, float]) -> None:
+    if not mailbox.put(record):
+        raise DriverGone("nobody waits for this training any more")
 
 
 def _take_checkpoint(start: bytes | None, folder: Path) -> None:
@@ -140,14 +137,17 @@ def _training_rows(
     config: dict[str, Any], worker: RankWorker, settings: FitSettings, device: torch.device
 ) -> Rows:
     n_rows = config["descriptions"]["training rows"]["number"] // worker.world_size
+    after, pairs = _array(config["return_after"]), config["pairs"]
+    if config["table"] is not None:
+        return resident_rows(ray.get(config["table"]), device, after, pairs)
     return shard_rows(
         ray.train.get_dataset_shard("train"),
         n_rows,
         device=device,
         batch_size=max(1, settings.batch_size // worker.world_size),
         resident=n_rows * config["row_bytes"] <= config["resident_bytes"],
-        return_after=_array(config["return_after"]),
-        pairs=config["pairs"],
+        return_after=after,
+        pairs=pairs,
     )
 
 

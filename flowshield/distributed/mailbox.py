@@ -1,0 +1,71 @@
+"""How a training's epochs come back to the process that waits for them."""
+
+__all__ = ["Mailbox"]
+
+import uuid
+from collections import deque
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+Record = dict[str, float]
+
+
+class Letters:
+    """What lies in all mailboxes of a driver; one process serves them all."""
+
+    def __init__(self) -> None:
+        self.boxes: dict[str, deque[Record]] = {}
+
+    def open(self, box: str) -> None:
+        self.boxes[box] = deque()
+
+    def put(self, box: str, record: Record) -> bool:
+        if box in self.boxes:
+            self.boxes[box].append(record)
+        return box in self.boxes
+
+    def take(self, box: str) -> list[Record]:
+        letters = list(self.boxes[box])
+        self.boxes[box].clear()
+        return letters
+
+    def close(self, box: str) -> None:
+        self.boxes.pop(box, None)
+
+
+class Mailbox:
+    """Takes records from a worker to the driver; it can be sent to the worker.
+
+    It lies on the driver's node and ends with the driver.
+    """
+
+    def __init__(self) -> None:
+        context = ray.get_runtime_context()
+        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
+        letters: Any = ray.remote(num_cpus=0)(Letters)
+        self._letters = letters.options(
+            name=f"flowshield-letters-{context.get_job_id()}",
+            get_if_exists=True,
+            scheduling_strategy=here,
+        ).remote()
+        self._box = uuid.uuid4().hex
+        ray.get(self._letters.open.remote(self._box))
+
+    def put(self, record: Record) -> bool:
+        """Leaves a record; says whether anybody still waits for it."""
+        try:
+            return bool(ray.get(self._letters.put.remote(self._box, record)))
+        except RayActorError:  # it ended with the driver
+            return False
+
+    def take(self) -> list[Record]:
+        """What has come since the last time, in order."""
+        letters: list[Record] = ray.get(self._letters.take.remote(self._box))
+        return letters
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        ray.get(self._letters.close.remote(self._box))
