@@ -2,6 +2,7 @@
 
 __all__ = ["Mailbox"]
 
+import threading
 import uuid
 from collections import deque
 from typing import Any
@@ -11,6 +12,10 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Record = dict[str, float]
+
+_TURN = threading.Lock()
+_LETTERS: dict[tuple[str, str], Any] = {}
+"""This process's, by cluster and job: an actor lives as long as whoever made it holds it."""
 
 
 class Letters:
@@ -43,14 +48,7 @@ class Mailbox:
     """
 
     def __init__(self) -> None:
-        context = ray.get_runtime_context()
-        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
-        letters: Any = ray.remote(num_cpus=0)(Letters)
-        self._letters = letters.options(
-            name=f"flowshield-letters-{context.get_job_id()}",
-            get_if_exists=True,
-            scheduling_strategy=here,
-        ).remote()
+        self._letters = _letters()
         self._box = uuid.uuid4().hex
         ray.get(self._letters.open.remote(self._box))
 
@@ -69,3 +67,15 @@ class Mailbox:
     def close(self) -> None:
         """Nobody waits any more."""
         ray.get(self._letters.close.remote(self._box))
+
+
+def _letters() -> Any:
+    """The process that serves this driver's mailboxes, on the driver's node."""
+    context = ray.get_runtime_context()
+    key = (context.gcs_address, context.get_job_id())
+    with _TURN:
+        if key not in _LETTERS:
+            here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
+            _LETTERS.clear()  # of a Ray that is gone
+            _LETTERS[key] = ray.remote(num_cpus=0, scheduling_strategy=here)(Letters).remote()
+        return _LETTERS[key]
