@@ -77,5 +77,6 @@ def _letters() -> Any:
         if key not in _LETTERS:
             here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
             _LETTERS.clear()  # of a Ray that is gone
-            _LETTERS[key] = ray.remote(num_cpus=0, scheduling_strategy=here)(Letters).remote()
+            letters: Any = ray.remote(num_cpus=0)(Letters)
+            _LETTERS[key] = letters.options(scheduling_strategy=here).remote()
         return _LETTERS[key]
