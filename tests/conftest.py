@@ -11,5 +11,5 @@ def one_thread():
 def pytest_collection_modifyitems(items):
     """Two processes share the tests: a file stays whole, and all that share a Ray stay together."""
     for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        group = "cluster" if "cluster" in item.fixturenames else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
