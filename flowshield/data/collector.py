@@ -24,7 +24,7 @@ from flowshield.errors import ConfigError, DataError
 
 # Of a group, so that a policy acts in nearly as many episodes as there are environments until the
 # last ones end. A lone environment has nobody to wait for.
-EPISODES_PER_ENV = 8
+_EPISODES_PER_ENV = 8
 
 
 class DataCollector:
@@ -199,7 +199,7 @@ def collect_episodes(
     check_seed(seed)
     remaining = iter(indices)
     episodes: list[Episode] = []
-    size = len(envs) * (EPISODES_PER_ENV if len(envs) > 1 else 1)
+    size = len(envs) * (_EPISODES_PER_ENV if len(envs) > 1 else 1)
     while group := list(islice(remaining, size)):
         for episode in _collect_group(envs[: len(group)], behaviour, group, seed, render):
             episodes.append(episode)

@@ -4,6 +4,7 @@ __all__ = ["draw_group"]
 
 from collections.abc import Sequence
 from itertools import cycle
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,24 +45,27 @@ class _OnePolicyPerRow:
     """A batch policy whose every row has a policy of its own."""
 
     def __init__(self, policies: Sequence[EpisodePolicy], env: ContinuousEnvWrapper) -> None:
-        self._policies = policies
-        self._env = env
+        self._policies, self._env = policies, env
+        self._act = [policy.act for policy in policies]
+        self._shape = (env.action_dim,)
 
     def begin(self, states: NDArray[np.float32]) -> None:
         pass
 
     def act(self, states: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        actions = np.empty((len(rows), self._env.action_dim), np.float32)
+        actions = np.empty((len(rows), *self._shape), np.float32)
         for place, row in enumerate(rows.tolist()):
-            action = np.asarray(self._policies[row].act(states[place]))
-            if action.shape != (self._env.action_dim,):
-                raise ShapeError(
-                    f"policy {self._policies[row].behaviour!r} returned an action of shape "
-                    f"{list(action.shape)}; environment {self._env.name!r} expects "
-                    f"[{self._env.action_dim}], one action for one state"
-                )
+            action = np.asarray(self._act[row](states[place]))
+            if action.shape != self._shape:
+                self._refuse(action.shape, row)
             actions[place] = action
         return actions
 
     def observe(self, rewards: NDArray[np.float64], rows: NDArray[np.intp]) -> None:
         pass
+
+    def _refuse(self, shape: tuple[int, ...], row: int) -> NoReturn:
+        raise ShapeError(
+            f"policy {self._policies[row].behaviour!r} returned an action of shape {list(shape)}; "
+            f"environment {self._env.name!r} expects {list(self._shape)}, one action for one state"
+        )

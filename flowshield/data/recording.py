@@ -77,7 +77,6 @@ class Recording:
 
     def explain_bad_actions(
         self,
-        steps: NDArray[np.intp],
         rows: NDArray[np.intp],
         states: NDArray[np.float32],
         actions: NDArray[np.float32],
@@ -85,7 +84,6 @@ class Recording:
         """Raises the DataError for a step whose actions are not finite, blaming what came first.
 
         Args:
-            steps: Number of the step, from 0, of every row [n].
             rows: Rows that are still running [k].
             states: States that the policy saw [k, ds].
             actions: Actions that it chose [k, da].
@@ -94,7 +92,8 @@ class Recording:
         what, values = "action", actions[place]
         if not np.isfinite(states[place]).all():
             what, values = "state", states[place]
-        self._fail(what, values, int(rows[place]), int(steps[rows[place]]))
+        row = int(rows[place])
+        self._fail(what, values, row, sum(int((earlier == row).sum()) for earlier in self._rows))
 
     def _episode(
         self,

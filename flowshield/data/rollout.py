@@ -69,42 +69,32 @@ def rollout(
     """
     limits = _check(envs, seeds)
     recording = Recording(envs[0].name, range(len(seeds)) if indices is None else indices)
-    rows = np.arange(len(envs))
-    states = np.stack([_reset(env, seed) for env, seed in zip(envs, seeds, strict=False)])
     low, high = envs[0].action_low, envs[0].action_high
+    # an entry for each episode that plays now, where `rows` says which
+    rows, steps_left = np.arange(len(envs)), limits.copy()
+    states = np.stack([_reset(env, seed) for env, seed in zip(envs, seeds, strict=False)])
     policy.begin(_of_all(states, len(seeds)))
-    steps = np.zeros(len(seeds), np.intp)
     while len(rows):
         actions = _as_actions(policy.act(states, rows), len(rows), envs[0])
         actions = np.minimum(np.maximum(actions, low), high)
         if not np.isfinite(actions).all():
-            recording.explain_bad_actions(steps, rows, states, actions)
+            recording.explain_bad_actions(rows, states, actions)
         next_states, rewards, terminated, truncated = _step(envs, rows, actions, render)
-        steps[rows] += 1
-        truncated |= (steps[rows] >= limits[rows % len(envs)]) & ~terminated
         policy.observe(rewards, rows)
         recording.add(rows, states, actions, rewards)
-        if (terminated | truncated).any():
-            recording.finish(rows, next_states, terminated, truncated)
-            rows, next_states = _go_on(envs, seeds, rows, next_states, terminated | truncated)
         states = next_states
+        steps_left -= 1
+        ended = terminated | truncated | (steps_left == 0)
+        if ended.any():
+            recording.finish(rows, states, terminated, truncated | ended & ~terminated)
+            rows = np.where(ended, rows + len(envs), rows)
+            left = rows < len(seeds)
+            rows, states, steps_left = rows[left], states[left], steps_left[left]
+            for place in np.flatnonzero(ended[left]).tolist():
+                number = rows[place] % len(envs)
+                states[place] = _reset(envs[number], seeds[rows[place]])
+                steps_left[place] = limits[number]
     return recording.episodes()
-
-
-def _go_on(
-    envs: Sequence[ContinuousEnvWrapper],
-    seeds: Sequence[int],
-    rows: NDArray[np.intp],
-    states: NDArray[np.float32],
-    ended: NDArray[np.bool_],
-) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """The rows that play on and their states: for an ended one the next of its environment."""
-    rows, states = np.where(ended, rows + len(envs), rows), states.copy()  # the ends are on record
-    playing = rows < len(seeds)
-    for place in np.flatnonzero(ended & playing):
-        row = int(rows[place])
-        states[place] = _reset(envs[row % len(envs)], seeds[row])
-    return rows[playing], states[playing]
 
 
 def _of_all(states: NDArray[np.float32], n_episodes: int) -> NDArray[np.float32]:
@@ -165,11 +155,11 @@ def _step(
     states = np.empty((len(rows), envs[0].state_dim), np.float32)
     rewards = np.empty(len(rows), np.float64)
     terminated, truncated = np.empty((2, len(rows)), np.bool_)
+    n_envs = len(envs)
     for place, row in enumerate(rows.tolist()):
-        env = envs[row % len(envs)]
-        states[place], rewards[place], terminated[place], truncated[place], _ = env.step(
-            actions[place]
-        )
+        env = envs[row % n_envs]
+        state, reward, terminated[place], truncated[place], _ = env.step(actions[place])
+        states[place], rewards[place] = state, reward
         if render:
             env.render()
     return states, rewards, terminated, truncated

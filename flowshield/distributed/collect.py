@@ -1,67 +1,18 @@
-"""Rollout actors that gather episodes into the object store."""
+"""Gathers episodes into the object store with rollout actors."""
 
 __all__ = ["collect_shared"]
 
-import os
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
-import ray
-import torch
 from numpy.typing import NDArray
 
-from flowshield.data import Behaviour, collect_episodes, describe_collection
-from flowshield.data.arrays import arrays_from_episodes
-from flowshield.data.arrow import table_of
-from flowshield.distributed.errors import own_error
+from flowshield.data import Behaviour, describe_collection
+from flowshield.distributed.rollout_actors import ChunkStats, RolloutActors
 from flowshield.distributed.shared_dataset import SharedDataset
-from flowshield.envs import ContinuousEnvWrapper, env_maker
-
-_IN_FLIGHT = 2  # chunks an actor: one to work on, one that waits
+from flowshield.envs import ContinuousEnvWrapper
 
 OnChunk = Callable[[NDArray[np.float64]], None]
-
-
-class _Stats(NamedTuple):
-    """What this process learns of a chunk."""
-
-    returns: NDArray[np.float64]
-    lengths: NDArray[np.int64]
-    n_truncated: int
-
-
-class RolloutWorker:
-    """Collects chunks of episodes in environments of its own.
-
-    Args:
-        make: Makes one environment.
-        n_envs: Environments stepped in lockstep.
-        behaviour: What gives each episode its policy; sent once.
-    """
-
-    def __init__(
-        self, make: Callable[[], ContinuousEnvWrapper], n_envs: int, behaviour: Behaviour
-    ) -> None:
-        # rollouts are the CPUs' work: an actor that asks for no GPU sees every one of them
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        torch.set_num_threads(1)
-        self.envs, self.behaviour = [make() for _ in range(n_envs)], behaviour
-
-    def collect(self, indices: range, seed: int) -> tuple[pa.Table, _Stats]:
-        """The episodes with these indices as one table, and its counts.
-
-        The same arguments give the same bytes: a chunk whose actor died is simply made again.
-        """
-        episodes = collect_episodes(self.envs, self.behaviour, indices, seed)
-        stats = _Stats(
-            np.array([episode.total_return for episode in episodes]),
-            np.array([episode.length for episode in episodes]),
-            sum(episode.truncated for episode in episodes),
-        )
-        return table_of(arrays_from_episodes(episodes, {})), stats
 
 
 def collect_shared(
@@ -71,7 +22,7 @@ def collect_shared(
     seed: int,
     *,
     num_workers: int,
-    envs_per_worker: int = 16,
+    envs_per_worker: int = 32,
     chunk_episodes: int | None = None,
     on_chunk: OnChunk | None = None,
 ) -> SharedDataset:
@@ -95,26 +46,23 @@ def collect_shared(
         ConfigError, DataError, ShapeError: As `DataCollector.collect`.
     """
     size = chunk_episodes or _chunk_size(n_episodes, num_workers, envs_per_worker)
-    chunks = deque(range(i, min(i + size, n_episodes)) for i in range(0, n_episodes, size))
-    count = min(num_workers, len(chunks))
-    actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RolloutWorker)
-    shared_behaviour = ray.put(behaviour)
-    n_envs = min(envs_per_worker, size)
-    make = env_maker(env.name, env.make_kwargs)
-    actors = [actor.remote(make, n_envs, shared_behaviour) for _ in range(count)]
-    try:
-        blocks, stats = _gathered(actors, chunks, seed, on_chunk)
-    finally:
-        for one in actors:
-            ray.kill(one)  # type: ignore[arg-type]  # whoever reads the blocks may need the CPUs
-    metadata = describe_collection(env, behaviour, seed)
+    chunks = [range(i, min(i + size, n_episodes)) for i in range(0, n_episodes, size)]
+
+    def hear(stats: ChunkStats) -> None:
+        if on_chunk is not None:
+            on_chunk(stats.returns)
+
+    count, n_envs = min(num_workers, len(chunks)), min(envs_per_worker, size)
+    with RolloutActors(env, behaviour, count, n_envs) as actors:
+        blocks, stats = actors.collect(chunks, seed, hear)
     lengths = np.concatenate([one.lengths for one in stats])
     counts = {
         "n_episodes": len(lengths),
         "n_truncated": sum(one.n_truncated for one in stats),
     }
     returns = np.concatenate([one.returns for one in stats])
-    return SharedDataset(blocks, returns, lengths, {**metadata, **counts})
+    metadata = {**describe_collection(env, behaviour, seed), **counts}
+    return SharedDataset(blocks, returns, lengths, metadata)
 
 
 def _chunk_size(n_episodes: int, num_workers: int, n_envs: int) -> int:
@@ -124,32 +72,3 @@ def _chunk_size(n_episodes: int, num_workers: int, n_envs: int) -> int:
     """
     rounds = n_episodes // (4 * num_workers * n_envs)
     return n_envs * min(8, max(1, rounds))
-
-
-def _gathered(
-    actors: Sequence[Any], chunks: deque[range], seed: int, on_chunk: OnChunk | None
-) -> tuple[list["ray.ObjectRef[pa.Table]"], list[_Stats]]:
-    """Keeps every actor busy until all chunks are done; blocks and counts in order."""
-    blocks: dict[int, ray.ObjectRef[pa.Table]] = {}
-    stats: dict[int, _Stats] = {}
-    running: dict[ray.ObjectRef[_Stats], tuple[int, Any]] = {}
-
-    def start(actor: Any) -> None:
-        if chunks:
-            chunk = chunks.popleft()
-            block, counts = actor.collect.options(num_returns=2).remote(chunk, seed)
-            blocks[chunk.start], running[counts] = block, (chunk.start, actor)
-
-    for _ in range(_IN_FLIGHT):
-        for actor in actors:
-            start(actor)
-    while running:
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        first, actor = running.pop(done)
-        with own_error():
-            stats[first] = ray.get(done)
-        if on_chunk is not None:
-            on_chunk(stats[first].returns)
-        start(actor)
-    order = sorted(blocks)
-    return [blocks[first] for first in order], [stats[first] for first in order]

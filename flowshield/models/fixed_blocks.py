@@ -17,7 +17,7 @@ from flowshield.models.shields.projection import Projection
 
 # A matrix product of another size may be computed by another kernel, and a row that starts at
 # another alignment by another branch of it: the sums then end in other bits.
-_ROWS = 16  # of a block
+_ROWS = 32  # of a block
 
 
 class FixedBlocks:
@@ -34,7 +34,7 @@ class FixedBlocks:
     def seat(self, labels: NDArray[np.intp]) -> None:
         """Gives the rows of the next batches their places by their labels [batch], not negative.
 
-        Sixteen labels that follow each other share a block.
+        As many labels that follow each other share a block.
         """
         places = labels % _ROWS
         taken = np.zeros(_ROWS, np.intp)
@@ -51,7 +51,7 @@ class FixedBlocks:
         return torch.cat(parts)[self._places]
 
     def _seated(self, rows: Tensor) -> Tensor:
-        """Rows [batch, ...] in their blocks, [blocks, 16, ...]; zero where nobody sits."""
+        """Rows [batch, ...] in their blocks, [blocks, rows, ...]; zero where nobody sits."""
         places = rows.new_zeros(self._n_blocks * _ROWS, *rows.shape[1:])
         return places.index_copy_(0, self._places, rows).view(-1, _ROWS, *rows.shape[1:])
 

@@ -8,7 +8,7 @@ from flowshield.data import TrajectoryDataset
 from flowshield.models import FlowMatchingShield, QuantileShield, UDRLAgent
 from flowshield.models.fixed_blocks import FixedBlockAgent, FixedBlocks, FixedBlockShield
 
-N = 37
+N = 70
 
 
 def rows(n=N, seed=0):
@@ -21,7 +21,7 @@ def groups(n=N):
     """Rows of n, by number, as who collects may put them together."""
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(1))
     for order in (torch.arange(n), shuffled):
-        for size in (1, 2, 5, 16, 17, n):
+        for size in (1, 2, 5, 32, 33, n):
             yield from order.split(size)
 
 
@@ -61,24 +61,23 @@ def test_the_number_of_threads_changes_nothing_and_is_left_as_it_was():
         torch.set_num_threads(before)
 
 
-def test_sixteen_that_follow_each_other_share_a_block():
+def test_labels_that_follow_each_other_share_a_block():
     calls = []
 
     def function(block):
         calls.append(block.clone())
         return 2 * block
 
-    blocks = FixedBlocks()
-    labels = torch.arange(13, 29)
-    blocks.seat(labels.numpy())
-    values = torch.rand(16, 3)
+    blocks, values = FixedBlocks(), torch.rand(32, 3)
+    labels = np.arange(13, 45)
+    blocks.seat(labels)
     assert torch.equal(blocks.compute(function, values), 2 * values)
     (block,) = calls
-    assert torch.equal(block[labels % 16], values)
-    blocks.seat(np.array([3, 19, 4]))
+    assert torch.equal(block[labels % 32], values)
+    blocks.seat(np.array([3, 35, 4]))  # two of one place
     calls.clear()
-    blocks.compute(function, values[:3])
-    assert [len(block) for block in calls] == [16, 16]
+    assert torch.equal(blocks.compute(function, values[:3]), 2 * values[:3])
+    assert [len(block) for block in calls] == [32, 32]
 
 
 def shield(kind):

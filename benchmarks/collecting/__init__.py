@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/collection.py`, one concept per file."""

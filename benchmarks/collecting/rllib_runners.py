@@ -1,0 +1,76 @@
+"""RLlib's env runners, the part of it that steps environments."""
+
+__all__ = ["EnvRunners"]
+
+import time
+from typing import Any, Self
+
+import gymnasium as gym
+
+from collecting.policies import ENV
+from flowshield.envs import make_env
+
+
+def _make(context: Any) -> gym.Env[Any, Any]:
+    return make_env(ENV)
+
+
+class EnvRunners:
+    """A group of env runners with RLlib's own network of four hidden layers of 256.
+
+    What they sample stays in the object store, as ours does; this process hears its size.
+
+    Args:
+        policy: "random" or "network".
+        n_runners: Env runners.
+        n_envs: Environments of each.
+    """
+
+    def __init__(self, policy: str, n_runners: int, n_envs: int) -> None:
+        self._random, self._n_runners, self._n_envs = policy == "random", n_runners, n_envs
+
+    def __enter__(self) -> Self:
+        """Starts the env runners."""
+        from ray.rllib.algorithms.ppo import PPOConfig
+        from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+        from ray.rllib.env.env_runner_group import EnvRunnerGroup
+        from ray.tune.registry import register_env
+
+        register_env(ENV, _make)
+        layers = DefaultModelConfig(fcnet_hiddens=[256] * 4, fcnet_activation="silu")
+        config = (
+            PPOConfig()
+            .environment(env=ENV)
+            .env_runners(
+                num_env_runners=self._n_runners,
+                num_envs_per_env_runner=self._n_envs,
+                explore=False,
+            )
+            .rl_module(model_config=layers)
+        )
+        self._group = EnvRunnerGroup(env_creator=_make, config=config, local_env_runner=False)
+        self._sample(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the env runners."""
+        self._group.stop()
+
+    def speed(self, seconds: float) -> float:
+        """Steps a second."""
+        n_steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            n_steps += self._sample(2048)
+        return n_steps / (time.perf_counter() - start)
+
+    def _sample(self, n_steps: int) -> int:
+        random = self._random
+
+        def sample(runner: Any) -> tuple[Any, int]:
+            import ray
+
+            episodes = runner.sample(num_timesteps=n_steps, random_actions=random)
+            return ray.put(episodes), sum(len(episode) for episode in episodes)
+
+        found = self._group.foreach_env_runner(sample, local_env_runner=False)
+        return sum(n for _, n in found)

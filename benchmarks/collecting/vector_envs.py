@@ -1,0 +1,87 @@
+"""Vectors of environments from elsewhere: Gymnasium's and Stable-Baselines3's."""
+
+__all__ = ["GymnasiumVector", "StableBaselinesVector"]
+
+import time
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+
+from collecting.policies import ENV, batch_policy
+from flowshield.envs import make_env
+
+
+def _make() -> gym.Env[Any, Any]:
+    return make_env(ENV)
+
+
+class GymnasiumVector:
+    """Gymnasium's SyncVectorEnv, or AsyncVectorEnv with a process an environment.
+
+    Args:
+        policy: "random" or "network".
+        n_envs: Environments.
+        processes: Whether each has a process of its own.
+    """
+
+    def __init__(self, policy: str, n_envs: int, processes: bool) -> None:
+        self._policy, self._n_envs, self._processes = policy, n_envs, processes
+
+    def __enter__(self) -> Self:
+        """Makes the environments."""
+        self._act, makers = batch_policy(self._policy), [_make] * self._n_envs
+        self._envs: gym.vector.VectorEnv[Any, Any, Any] = (
+            gym.vector.AsyncVectorEnv(makers, context="spawn")
+            if self._processes
+            else gym.vector.SyncVectorEnv(makers)
+        )
+        self._states = self._envs.reset(seed=0)[0]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the environments."""
+        self._envs.close()
+
+    def speed(self, seconds: float) -> float:
+        """Steps a second; the step that only resets an environment is none."""
+        n_steps, start, ended = 0, time.perf_counter(), np.zeros(self._n_envs, np.bool_)
+        while time.perf_counter() - start < seconds:
+            actions = self._act(self._states).astype(np.float32)
+            self._states, _, terminated, truncated, _ = self._envs.step(actions)
+            n_steps += self._n_envs - int(ended.sum())
+            ended = terminated | truncated
+        return n_steps / (time.perf_counter() - start)
+
+
+class StableBaselinesVector:
+    """Stable-Baselines3's SubprocVecEnv, a process an environment.
+
+    Args:
+        policy: "random" or "network".
+        n_envs: Environments.
+    """
+
+    def __init__(self, policy: str, n_envs: int) -> None:
+        self._policy, self._n_envs = policy, n_envs
+
+    def __enter__(self) -> Self:
+        """Makes the environments."""
+        from stable_baselines3.common.vec_env import SubprocVecEnv
+
+        self._act = batch_policy(self._policy)
+        self._envs = SubprocVecEnv([_make] * self._n_envs, start_method="spawn")
+        self._states: Any = self._envs.reset()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the environments."""
+        self._envs.close()
+
+    def speed(self, seconds: float) -> float:
+        """Steps a second."""
+        n_steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            self._states = self._envs.step(self._act(self._states).astype(np.float32))[0]
+            n_steps += self._n_envs
+        return n_steps / (time.perf_counter() - start)

@@ -1,0 +1,155 @@
+"""Rollout actors: processes that collect chunks of episodes, and how they are kept busy."""
+
+__all__ = ["ChunkStats", "RolloutActors"]
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from numpy.typing import NDArray
+
+from flowshield.data import Behaviour, collect_episodes
+from flowshield.data.arrays import arrays_from_episodes
+from flowshield.data.arrow import table_of
+from flowshield.distributed.errors import own_error
+from flowshield.envs import ContinuousEnvWrapper, env_maker
+
+_IN_FLIGHT = 2  # chunks an actor: one to work on, one that waits
+
+
+class ChunkStats(NamedTuple):
+    """What this process learns of a chunk.
+
+    Attributes:
+        returns: Undiscounted return of each episode.
+        lengths: Steps of each episode.
+        n_truncated: Episodes that a step limit cut off.
+        process: Id of the process that collected it, on its machine.
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    n_truncated: int
+    process: int
+
+
+class RolloutWorker:
+    """Collects chunks of episodes in environments of its own.
+
+    Args:
+        make: Makes one environment.
+        n_envs: Environments stepped in lockstep.
+        behaviour: What gives each episode its policy; sent once.
+    """
+
+    def __init__(
+        self, make: Callable[[], ContinuousEnvWrapper], n_envs: int, behaviour: Behaviour
+    ) -> None:
+        # rollouts are the CPUs' work: an actor that asks for no GPU sees every one of them
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        torch.set_num_threads(1)
+        self.envs, self.behaviour = [make() for _ in range(n_envs)], behaviour
+
+    def ready(self) -> None:
+        """Answers once the environments are made."""
+
+    def collect(self, indices: range, seed: int) -> tuple[pa.Table, ChunkStats]:
+        """The episodes with these indices as one table, and its counts.
+
+        The same arguments give the same bytes: a chunk whose actor died is simply made again.
+        """
+        episodes = collect_episodes(self.envs, self.behaviour, indices, seed)
+        stats = ChunkStats(
+            np.array([episode.total_return for episode in episodes]),
+            np.array([episode.length for episode in episodes]),
+            sum(episode.truncated for episode in episodes),
+            os.getpid(),
+        )
+        return table_of(arrays_from_episodes(episodes, {})), stats
+
+
+class RolloutActors:
+    """Actors that collect one behaviour's episodes, until the `with` block ends.
+
+    Args:
+        env: One of the environments; actors make their own from its name and arguments.
+        behaviour: What gives each episode its policy. It is put into the object store once.
+        num_workers: Actors, one CPU each.
+        envs_per_worker: Environments that an actor steps in lockstep.
+
+    Raises:
+        ConfigError: The environment cannot be made again.
+    """
+
+    def __init__(
+        self,
+        env: ContinuousEnvWrapper,
+        behaviour: Behaviour,
+        num_workers: int,
+        envs_per_worker: int,
+    ) -> None:
+        actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RolloutWorker)
+        make = env_maker(env.name, env.make_kwargs)
+        self._behaviour = ray.put(behaviour)  # kept: an actor that is restarted asks for it again
+        self._actors: list[Any] = [
+            actor.remote(make, envs_per_worker, self._behaviour) for _ in range(num_workers)
+        ]
+
+    def __enter__(self) -> Self:
+        """The actors, which may still be starting."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the actors: whoever reads the blocks may need the CPUs."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def wait(self) -> None:
+        """Returns once every actor has its environments."""
+        with own_error():
+            ray.get([actor.ready.remote() for actor in self._actors])
+
+    def collect(
+        self,
+        chunks: Iterable[range],
+        seed: int,
+        on_chunk: Callable[[ChunkStats], None] | None = None,
+    ) -> tuple[list["ray.ObjectRef[pa.Table]"], list[ChunkStats]]:
+        """Keeps every actor busy until all chunks are done.
+
+        Args:
+            chunks: Indices of the episodes, a task each; asked for the next when an actor is free.
+            seed: Seed of the collection.
+            on_chunk: Called with the counts of every chunk that is done.
+
+        Returns:
+            Blocks, which stay in the object store, and counts, in the order of the chunks.
+        """
+        waiting: Iterator[tuple[int, range]] = enumerate(chunks)
+        blocks: dict[int, ray.ObjectRef[pa.Table]] = {}
+        stats: dict[int, ChunkStats] = {}
+        running: dict[ray.ObjectRef[ChunkStats], tuple[int, Any]] = {}
+
+        def start(actor: Any) -> None:
+            for number, chunk in waiting:
+                block, counts = actor.collect.options(num_returns=2).remote(chunk, seed)
+                blocks[number], running[counts] = block, (number, actor)
+                return
+
+        for _ in range(_IN_FLIGHT):
+            for actor in self._actors:
+                start(actor)
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            number, actor = running.pop(done)
+            with own_error():
+                stats[number] = ray.get(done)
+            if on_chunk is not None:
+                on_chunk(stats[number])
+            start(actor)
+        order = sorted(blocks)
+        return [blocks[number] for number in order], [stats[number] for number in order]
