@@ -1,6 +1,6 @@
 """What a sweep searches: domains of config keys, and the config that a draw from them makes."""
 
-__all__ = ["Domain", "n_trials", "read_space", "trial_config"]
+__all__ = ["Domain", "as_overrides", "n_trials", "read_space", "trial_config"]
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,6 +131,17 @@ def trial_config(config: DictConfig, parameters: Mapping[str, Any]) -> DictConfi
                 node = node.get(section, {})  # of another type: it goes nowhere
             node[last] = value
     return resolve(tree)
+
+
+def as_overrides(parameters: Mapping[str, Any]) -> list[str]:
+    """What a trial drew as overrides of the command line."""
+    others = dict(parameters)
+    shield_type = others.pop("shield")
+    return [f"shield={shield_type}"] + [
+        f"{name}={'null' if value is None else value}"
+        for key, value in others.items()
+        for name in _keys(key, (shield_type,))
+    ]
 
 
 def _domains(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Domain]]:

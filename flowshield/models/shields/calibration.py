@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import betaincinv
-from scipy.stats import betabinom
+from scipy.stats import betabinom  # type: ignore[attr-defined]  # made at run time
 from torch import Tensor
 
 from flowshield.errors import ConfigError, DataError
