@@ -33,7 +33,7 @@ examples:
   flowshield collect data.n_episodes=500 run_dir=runs/mine
   flowshield train run_dir=runs/other data.path=episodes.npz shield=quantile
   flowshield evaluate run_dir=runs/mine
-  flowshield tune run_dir=runs/sweep 'tune.space.batch_size={choice:[512,1024]}'
+  flowshield tune run_dir=runs/sweep 'tune.space.batch_size={{choice:[512,1024]}}'
   flowshield tune --resume run_dir=runs/sweep      go on with a sweep that was interrupted
 
 groups:

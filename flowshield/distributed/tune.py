@@ -193,9 +193,12 @@ def _trial_id(trial: Trial) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Tune's own words about trials and interrupts, in place of which there are ours."""
+    """Keeps back Tune's own words on how a sweep goes, in place of which there are ours."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a head at any verbosity
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-    logger = logging.getLogger("ray.tune")
+    # that it writes down where the sweep is more often than every 5 s: so do short epochs
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    logger = logging.getLogger("ray.tune.tune")  # that trials are left after an interrupt
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:

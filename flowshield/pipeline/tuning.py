@@ -5,7 +5,7 @@ __all__ = ["tune"]
 from dataclasses import asdict
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flowshield.atomic import atomic_write
 from flowshield.data import TrajectoryDataset
@@ -118,7 +118,7 @@ class _Teller:
 
     def __call__(self, trial: dict[str, Any], over: int) -> None:
         values = ", ".join(f"{key}={_short(value)}" for key, value in trial["parameters"].items())
-        outcome = f"{trial['status']} after {trial['epochs']} epochs"
+        outcome = f"{trial['status']} after epoch {trial['epochs']}"
         outcome += f": {trial['error']}" if trial["error"] else f", score {trial['score']:.4f}"
         self.reporter.stage("tune", f"trial {over} of {self.total}: {values}: {outcome}")
         self.bar.advance()
@@ -148,7 +148,6 @@ def _conclude(
         shield = BaseShield.load(folder.sweep / best["shield_file"])
         shield.save(folder.sweep / "best_shield.pt")
         settings = trial_config(config, best["parameters"])
-        settings.run_dir = None  # its own, not the sweep's
         with atomic_write(folder.sweep / "best.yaml") as file:
             file.write(_best_yaml(best, settings).encode())
         results["best"] = {"trial": best["trial"], "test": _tested(config, shield, test)}
@@ -174,6 +173,8 @@ def _tested(config: DictConfig, shield: BaseShield, test: TrajectoryDataset) -> 
 
 
 def _best_yaml(best: dict[str, Any], settings: DictConfig) -> str:
+    with open_dict(settings):  # where it goes is not where the sweep went
+        del settings["run_dir"], settings["log_dir"]
     return (
         "# All settings of the best trial's shield, which this trains again:\n"
         "# Trainer(OmegaConf.load(THIS_FILE)).train_shield(dataset).\n"
