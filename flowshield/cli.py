@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     command, overrides = parsed.command, parsed.overrides
     if command == "config":
-        reporter.line(OmegaConf.to_yaml(compose("run", overrides)).rstrip())
+        reporter.line(OmegaConf.to_yaml(compose("tune", overrides)).rstrip())
         return
     needed = {"evaluate": "a trained run", "tune": "a sweep"}
     goes_on = command == "evaluate" or (command == "tune" and parsed.resume)

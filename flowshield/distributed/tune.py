@@ -132,6 +132,7 @@ def _new_tuner(
             search_alg=_optuna(config.seed) if by_optuna else _random(config),
             scheduler=_scheduler(config, space),
             max_concurrent_trials=settings.max_concurrent if by_optuna else None,
+            reuse_actors=True,  # a new process first imports for seconds
             trial_dirname_creator=_trial_id,  # parameters make names that some storage refuses
         ),
         run_config=tune.RunConfig(
