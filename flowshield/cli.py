@@ -1,4 +1,4 @@
-"""The command line: flowshield run | collect | train | evaluate, with Hydra overrides."""
+"""The command line: flowshield run | collect | train | tune | evaluate, with Hydra overrides."""
 
 __all__ = ["main"]
 
@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -13,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from flowshield import __version__
 from flowshield.config import compose, config_groups
 from flowshield.errors import ConfigError, FlowshieldError
-from flowshield.evaluation import detection_table, followed_lines, results_table
-from flowshield.pipeline import collect, evaluate, run, train
+from flowshield.evaluation import detection_table, followed_lines, results_table, sweep_table
+from flowshield.evaluation.wording import percent, percent_interval
+from flowshield.pipeline import collect, evaluate, run, train, tune
 from flowshield.progress import Reporter
 from flowshield.run_folder import RunFolder, load_config
 
@@ -31,6 +33,8 @@ examples:
   flowshield collect data.n_episodes=500 run_dir=runs/mine
   flowshield train run_dir=runs/other data.path=episodes.npz shield=quantile
   flowshield evaluate run_dir=runs/mine
+  flowshield tune run_dir=runs/sweep 'tune.space.batch_size={{choice:[512,1024]}}'
+  flowshield tune --resume run_dir=runs/sweep      go on with a sweep that was interrupted
 
 groups:
 {groups}
@@ -41,6 +45,7 @@ _COMMANDS = {
     "collect": "collect episodes into RUN_DIR/dataset.npz",
     "train": "train the agent and the shields on a dataset",
     "evaluate": "evaluate a trained run folder; cells that are on file are not run again",
+    "tune": "sweep shield types and their settings on Ray Tune; leaves RUN_DIR/sweep",
     "config": "print the composed config and stop",
 }
 
@@ -58,33 +63,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(typed)
     reporter = Reporter()
     try:
-        _dispatch(parsed.command, parsed.overrides, reporter, "flowshield " + shlex.join(typed))
+        _dispatch(parsed, reporter, "flowshield " + shlex.join(typed))
     except (FlowshieldError, OSError) as error:
         if parsed.debug:
             raise
         print(f"flowshield: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("flowshield: interrupted; the same run_dir=... goes on from here", file=sys.stderr)
+        again = "--resume run_dir=..." if parsed.command == "tune" else "run_dir=..."
+        print(f"flowshield: interrupted; the same {again} goes on from here", file=sys.stderr)
         return 130
     return 0
 
 
-def _dispatch(command: str, overrides: list[str], reporter: Reporter, typed: str) -> None:
+def _dispatch(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    command, overrides = parsed.command, parsed.overrides
     if command == "config":
-        reporter.line(OmegaConf.to_yaml(compose("run", overrides)).rstrip())
+        reporter.line(OmegaConf.to_yaml(compose("tune", overrides)).rstrip())
         return
-    if command == "evaluate" and not any(o.startswith("run_dir=") for o in overrides):
-        raise ConfigError("evaluate needs run_dir=PATH, the folder of a trained run")
-    config, folder = load_config(overrides)
+    needed = {"evaluate": "a trained run", "tune": "a sweep"}
+    goes_on = command == "evaluate" or (command == "tune" and parsed.resume)
+    if goes_on and not any(o.startswith("run_dir=") for o in overrides):
+        raise ConfigError(f"{command} needs run_dir=PATH, the folder of {needed[command]}")
+    config, folder = load_config(overrides, "tune" if command == "tune" else "run")
     torch.set_num_threads(config.n_threads)
     reporter.stage(command, f"run folder {folder.path} (to go on later: run_dir={folder.path})")
     if command == "collect":
         collect(config, folder, reporter)
     elif command == "train":
         train(config, folder, reporter)
+    elif command == "tune":
+        _finish_sweep(folder, reporter, tune(config, folder, reporter, typed, parsed.resume))
     else:
         _finish(command, config, folder, reporter, typed)
+
+
+def _finish_sweep(folder: RunFolder, reporter: Reporter, results: dict[str, Any]) -> None:
+    reporter.table(sweep_table(results))
+    test = results["best"]["test"]
+    alarms, detection = test["false_alarms"], test["detection"]
+    reporter.stage(
+        "tune",
+        f"the best on the test episodes, which chose nothing: AUROC {detection['auc_roc']:.4f}, "
+        f"false alarms {percent(alarms['rate'], 1)} "
+        f"({percent_interval(alarms['low'], alarms['high'])})",
+    )
+    reporter.stage("tune", f"wrote {folder.sweep}: best_shield.pt, best.yaml, sweep.png, table.md")
 
 
 def _finish(
@@ -122,4 +146,8 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
+        if name == "tune":
+            command.add_argument(
+                "--resume", action="store_true", help="go on with the sweep that run_dir holds"
+            )
     return parser

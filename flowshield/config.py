@@ -25,7 +25,7 @@ def compose(name: str = "run", overrides: Sequence[str] = ()) -> DictConfig:
     """Composes a packaged config with overrides in Hydra's grammar.
 
     Args:
-        name: File name without `.yaml`: "train", "run".
+        name: File name without `.yaml`: "train", "run", "tune".
         overrides: Such as `shield=quantile`, `seed=1`, `data.n_episodes=500`.
 
     Returns:
@@ -45,8 +45,8 @@ def resolve(config: DictConfig | Mapping[str, Any] | None) -> DictConfig:
 
     * A file read by `OmegaConf.load` with its `defaults` list still in it is composed against the
       packaged groups, the file's own keys on top.
-    * Missing keys are filled from `train.yaml` (keys that only `run.yaml` has, from there, as soon
-      as one of them is given).
+    * Missing keys are filled from `train.yaml` (keys that only `run.yaml` or `tune.yaml` has, from
+      there, as soon as one of them is given).
     * A config composed already comes back equal.
 
     The config handed over is left as it was.
@@ -109,15 +109,19 @@ def _refuse_absent(key: str, leaves: Mapping[str, Any]) -> None:
 
 
 def _filled(given: DictConfig) -> DictConfig:
-    """Puts the user's keys on top of train.yaml's, and of run.yaml's where they name some."""
+    """Puts the user's keys on top of train.yaml's, and of a wider file's where they name some."""
     base = compose_files("train")
-    only_run = _leaves("run").keys() - _leaves("train").keys()
-    if not only_run.isdisjoint(flatten(plain(given))):
-        shields = base.shield
-        base = _merged(compose_files("run"), base)
-        base.shield = shields
+    keys = flatten(plain(given)).keys()
+    for wider, narrower in (("tune", "run"), ("run", "train")):
+        if not keys.isdisjoint(_leaves(wider).keys() - _leaves(narrower).keys()):
+            shields = base.shield
+            base = _merged(compose_files(wider), base)
+            base.shield = shields
+            break
     if "shield" in given:
         base.shield = {}
+    if "tune.space" in keys:  # what the user searches, and nothing besides
+        base.tune.space = {}
     filled = _merged(base, given)
     _fill_shields(filled)
     return filled
@@ -142,7 +146,7 @@ def _fill_shields(config: DictConfig) -> None:
 
 def _known_leaves() -> dict[str, Any]:
     """Every key that any config may hold, with its packaged default."""
-    return {**_leaves("run"), **flatten({"shield": packaged_shields()})}
+    return {**_leaves("tune"), **flatten({"shield": packaged_shields()})}
 
 
 @cache

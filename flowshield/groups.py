@@ -144,7 +144,7 @@ def _translated(error: Exception, name: str) -> ConfigError:
     cause: BaseException | None = error
     while cause is not None:
         if full_key := getattr(cause, "full_key", None):
-            return _unknown_key(str(full_key), error)
+            return _unknown_key(str(full_key), error, name)
         cause = cause.__cause__
     if isinstance(error, MissingConfigException):
         return _unknown_option(error, name)
@@ -156,8 +156,9 @@ def _translated(error: Exception, name: str) -> ConfigError:
     return ConfigError(f"cannot compose the config: {_first_line(error)}")
 
 
-def _unknown_key(key: str, error: Exception) -> ConfigError:
-    known: Mapping[str, Any] = flatten(plain(compose_files("run", ["shield=all"])))
+def _unknown_key(key: str, error: Exception, name: str) -> ConfigError:
+    widest = "tune" if name == "tune" else "run"
+    known: Mapping[str, Any] = flatten(plain(compose_files(widest, ["shield=all"])))
     groups = {
         name for name in config_groups() if not any(leaf.startswith(f"{name}.") for leaf in known)
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flowshield.atomic import atomic_write
 from flowshield.config import compose, resolve
@@ -39,6 +39,7 @@ class RunFolder:
         self.cells = path / "cells"
         self.followed = path / "followed"
         self.shields = path / "shields"
+        self.sweep = path / "sweep"
         self.figures = path / "figures"
         self.timings = path / "timings.json"
         self.results = path / "results.json"
@@ -63,7 +64,8 @@ class RunFolder:
 
     def holds_work(self) -> bool:
         """Whether something was made here that belongs to the config."""
-        return any(p.exists() for p in (self.dataset, self.checkpoints, self.models, self.cells))
+        made = (self.dataset, self.checkpoints, self.models, self.cells, self.sweep)
+        return any(path.exists() for path in made)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -77,7 +79,7 @@ class RunFolder:
             write_json(self.timings, timings)
 
 
-def load_config(overrides: Sequence[str]) -> tuple[DictConfig, RunFolder]:
+def load_config(overrides: Sequence[str], name: str = "run") -> tuple[DictConfig, RunFolder]:
     """The config of a run and its folder, new or found again.
 
     A run folder that holds a config.yaml goes on with it: then overrides may be left out, and those
@@ -85,6 +87,7 @@ def load_config(overrides: Sequence[str]) -> tuple[DictConfig, RunFolder]:
 
     Args:
         overrides: Hydra overrides, `run_dir=PATH` among them or not.
+        name: The packaged config that they are of: "run", or "tune" for a sweep.
 
     Returns:
         (config, folder); the config is in the folder's config.yaml.
@@ -92,7 +95,7 @@ def load_config(overrides: Sequence[str]) -> tuple[DictConfig, RunFolder]:
     Raises:
         ConfigError: An override is wrong, or does not agree with the folder's config.
     """
-    config = compose("run", overrides)
+    config = compose(name, overrides)
     if config.run_dir is None:
         config.run_dir = str(_fresh_folder(config))
     folder = RunFolder(Path(config.run_dir))
@@ -144,6 +147,7 @@ def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) 
             saved[key] = given[key]
         else:
             given[key] = saved[key]
+    _reconcile_sweeps(folder, saved, given, said)
     different = _differences(_flat(saved), _flat(given))
     if not said - {"run_dir", *_MACHINE_KEYS} or not different:
         return saved
@@ -153,6 +157,18 @@ def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) 
         f"{folder.path} holds a run with other settings ({'; '.join(different[:5])}): "
         "leave the overrides out to go on with it, or choose another run_dir"
     )
+
+
+def _reconcile_sweeps(
+    folder: RunFolder, saved: DictConfig, given: DictConfig, said: set[str]
+) -> None:
+    """What is searched may still change until a sweep has begun; other commands leave it alone."""
+    restated = any(key.lstrip("+~").startswith("tune.") for key in said)
+    with open_dict(saved), open_dict(given):
+        if "tune" in given and ("tune" not in saved or (restated and not folder.sweep.exists())):
+            saved.tune = given.tune
+        elif "tune" in saved and not restated:
+            given.tune = saved.tune
 
 
 def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from flowshield.errors import ConfigError, unknown_name
 
 Row = TypeVar("Row")
 
-FREE_KEYS: Final = ("env.kwargs", "env.commands", "behaviour.components")
+FREE_KEYS: Final = ("env.kwargs", "env.commands", "behaviour.components", "tune.space")
 """Lists and mappings whose content belongs to the user and is not checked here."""
 
 # Where the packaged default does not tell the type: (type, may be null).
@@ -38,6 +38,8 @@ _TYPES: Final[dict[str, tuple[type, bool]]] = {
     "optimizer.ema_decay": (float, True),
     "scheduler.warmup_epochs": (float, False),
     "scheduler.step_epochs": (float, False),
+    "tune.reduction_factor": (float, False),
+    "tune.max_concurrent": (int, True),
 }
 
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
@@ -48,6 +50,8 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "scheduler.type": ("cosine", "linear", "step", "plateau", "constant"),
     "shield.*.beta_schedule": ("linear", "cosine", "quadratic"),
     "shield.*.solver": ("euler", "midpoint", "rk4", "dopri5"),
+    "tune.search": ("random", "optuna"),
+    "tune.scheduler": ("asha", "none"),
 }
 
 
@@ -67,6 +71,7 @@ _POSITIVE: Final = _Range("above 0", lambda value: value > 0)
 _INSIDE_0_1: Final = _Range("above 0 and below 1", lambda value: 0 < value < 1)
 _BELOW_1: Final = _Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 _SHARE: Final = _Range("between 0 and 1", lambda value: 0 <= value <= 1)
+_ABOVE_1: Final = _Range("above 1", lambda value: value > 1)
 _FACTOR: Final = _Range("above 0 and at most 1", lambda value: 0 < value <= 1)
 
 _RANGES: Final[dict[str, _Range]] = {
@@ -126,6 +131,10 @@ _RANGES: Final[dict[str, _Range]] = {
     "shield.*.n_steps": _AT_LEAST_1,
     "shield.*.horizon_noise": _AT_LEAST_0,
     "shield.*.return_noise": _AT_LEAST_0,
+    "tune.n_samples": _AT_LEAST_1,
+    "tune.grace_epochs": _AT_LEAST_1,
+    "tune.reduction_factor": _ABOVE_1,
+    "tune.max_concurrent": _AT_LEAST_1,
 }
 
 _WORDS: Final[dict[type, str]] = {

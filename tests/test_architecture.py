@@ -23,14 +23,17 @@ ALLOWED = {
     "schema": {"errors"},
     "groups": {"errors", "schema"},
     "config": {"errors", "schema", "groups"},
+    "search_space": CONFIG,
     "envs": LEAVES,
     "data": LEAVES | {"envs"},
     "models": LEAVES - {"config", "groups", "schema"},
     "training": LEAVES | BELOW_TRAINING,
     "evaluation": LEAVES | BELOW_TRAINING,
-    "distributed": LEAVES | BELOW_TRAINING | {"training", "evaluation"},
+    "distributed": LEAVES | BELOW_TRAINING | {"training", "evaluation", "search_space"},
     "run_folder": LEAVES | BELOW_TRAINING | {"training", "evaluation"},
-    "pipeline": LEAVES | BELOW_TRAINING | {"training", "evaluation", "distributed", "run_folder"},
+    "pipeline": LEAVES
+    | BELOW_TRAINING
+    | {"training", "evaluation", "search_space", "distributed", "run_folder"},
 }
 TOP = {"cli", "__main__"}
 # Trainer and DataCollector import their half of distributed inside the method that needs it, and
@@ -147,8 +150,9 @@ def test_importing_everything_else_never_imports_ray_or_an_extra():
     modules = [name.removesuffix(".__init__") for name in modules]
     program = (
         "import importlib, sys\n"
+        "EXTRAS = ('ray', 'wandb', 'minari', 'optuna')\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
-        "loaded = sorted(m for m in sys.modules if m.split('.')[0] in ('ray', 'wandb', 'minari'))\n"
+        "loaded = sorted(m for m in sys.modules if m.split('.')[0] in EXTRAS)\n"
         "assert not loaded, loaded[:5]\n"
     )
     result = subprocess.run(

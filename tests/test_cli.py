@@ -12,7 +12,7 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == f"flowshield {__version__}"
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["collect"], ["train"], ["evaluate"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["collect"], ["train"], ["tune"], ["evaluate"]])
 def test_help_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
@@ -75,3 +75,4 @@ def test_config_prints_every_key(capsys):
     assert main(["config", "profile=quick", "shield=quantile"]) == 0
     out = capsys.readouterr().out
     assert "horizon_weight" in out and "quantile" in out and "beta_schedule" not in out
+    assert "grace_epochs" in out

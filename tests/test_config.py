@@ -68,7 +68,7 @@ def test_a_shield_choice_composes_exactly_the_shields_named():
 
 def test_every_leaf_of_the_config_is_read_by_code():
     names = _names_in_sources(Path(flowshield.__file__).parent)
-    leaves = flatten(OmegaConf.to_container(compose("run", ["profile=default", "shield=all"])))
+    leaves = flatten(OmegaConf.to_container(compose("tune", ["profile=default", "shield=all"])))
     unread = sorted(key for key in leaves if key.rpartition(".")[2] not in names)
     assert not unread, f"config keys that no code reads: {unread}"
 
@@ -259,7 +259,7 @@ def test_nothing_of_hydra_is_left_behind():
 # ------------------------------------------------------------------ resolve
 
 
-@pytest.mark.parametrize("name", ["train", "run"])
+@pytest.mark.parametrize("name", ["train", "run", "tune"])
 def test_a_file_with_its_defaults_list_is_composed(name):
     assert resolve(OmegaConf.load(config_dir() / f"{name}.yaml")) == compose(name)
 

@@ -1,4 +1,5 @@
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,14 @@ def test_the_two_commands_stand_as_promised():
 
 
 def test_every_flowshield_line_parses_and_composes():
-    lines = [line.split("#")[0].split() for block in blocks("bash") for line in block.splitlines()]
+    lines = [
+        shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()
+    ]
     ours = [words for words in lines if words and words[0] == "flowshield"]
     assert ours
     for words in ours:
-        compose("run", _parser().parse_args(words[1:]).overrides)
+        parsed = _parser().parse_args(words[1:])
+        compose("tune" if parsed.command == "tune" else "run", parsed.overrides)
 
 
 @pytest.mark.slow

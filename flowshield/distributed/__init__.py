@@ -4,5 +4,15 @@ from flowshield.distributed.collect import collect_shared
 from flowshield.distributed.evaluate import EvaluatorPool
 from flowshield.distributed.session import count_cpus, session
 from flowshield.distributed.shared_dataset import SharedDataset
+from flowshield.distributed.tune import check_search, holds_sweep, sweep
 
-__all__ = ["EvaluatorPool", "SharedDataset", "collect_shared", "count_cpus", "session"]
+__all__ = [
+    "EvaluatorPool",
+    "SharedDataset",
+    "check_search",
+    "collect_shared",
+    "count_cpus",
+    "holds_sweep",
+    "session",
+    "sweep",
+]

@@ -38,8 +38,8 @@ class TrainWorkers:
         """The same in Ray's words."""
         return ScalingConfig(
             num_workers=self.number,  # type: ignore[arg-type]  # Ray's types are those of V1
-            use_gpu="GPU" in self._resources(),
-            resources_per_worker=self._resources(),
+            use_gpu="GPU" in self.resources(),
+            resources_per_worker=self.resources(),
         )
 
     def failures(self) -> FailureConfig:
@@ -57,7 +57,7 @@ class TrainWorkers:
         if _may_grow():
             return
         there = _resources_there()
-        for kind, each in self._resources().items():
+        for kind, each in self.resources().items():
             if self.least * each > there.get(kind, 0):
                 raise ConfigError(
                     f"{self.least} training workers with {each:g} {kind} each need "
@@ -73,11 +73,12 @@ class TrainWorkers:
         if _may_grow():
             return n_trainings
         there = _resources_there()
-        each = self._resources()
+        each = self.resources()
         room = [there.get(kind, 0) // (self.least * needed) for kind, needed in each.items()]
         return max(1, min(n_trainings, *map(int, room)))
 
-    def _resources(self) -> dict[str, float]:
+    def resources(self) -> dict[str, float]:
+        """What each gets of the cluster: "CPU", and "GPU" where it gets one."""
         use_gpu = _resources_there().get("GPU", 0) > 0 if self.use_gpu is None else self.use_gpu
         gpus = {"GPU": 1.0} if use_gpu else {}
         return {"CPU": float(self.cpus_per_worker), **gpus}

@@ -32,6 +32,9 @@ from flowshield.evaluation.statistics import (
     wilcoxon_test,
 )
 from flowshield.evaluation.supported import supported_commands
+from flowshield.evaluation.sweep_figure import plot_sweep
+from flowshield.evaluation.sweep_score import ShieldJudge, sweep_score
+from flowshield.evaluation.sweep_table import ranked, sweep_markdown_table, sweep_table
 from flowshield.evaluation.tables import detection_table, markdown_table, results_table
 
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "Followed",
     "Measurement",
     "MetricsTracker",
+    "ShieldJudge",
     "Subjects",
     "UNSHIELDED",
     "auc_roc",
@@ -72,12 +76,17 @@ __all__ = [
     "plot_ood_detection",
     "plot_projection",
     "plot_returns",
+    "plot_sweep",
     "plot_training_curves",
+    "ranked",
     "results_table",
     "run_episode",
     "shield_record",
     "start_plane",
     "supported_commands",
+    "sweep_markdown_table",
+    "sweep_score",
+    "sweep_table",
     "wilcoxon_test",
     "write_report",
 ]

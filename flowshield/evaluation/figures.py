@@ -7,12 +7,14 @@ shield keeps its colour and its marker through all figures.
 
 __all__ = [
     "WIDTH",
+    "Look",
     "legend_above",
     "plain",
     "plot_calibration",
     "plot_ood_detection",
     "plot_returns",
     "plot_training_curves",
+    "shield_looks",
     "tidy",
 ]
 
@@ -33,21 +35,23 @@ from flowshield.evaluation.wording import command_label, is_known, percent, shie
 WIDTH = 9.0  # inches: about the text width of a report, so that type keeps its size
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
+    """What tells a shield in every figure."""
+
     color: str
     marker: str
 
 
 _KNOWN = {
-    UNSHIELDED: _Look("#4D4D4D", "X"),
-    "quantile": _Look("#0072B2", "s"),
-    "diffusion": _Look("#D55E00", "^"),
-    "flow_matching": _Look("#009E73", "o"),
-    "mixture": _Look("#CC79A7", "D"),
+    UNSHIELDED: Look("#4D4D4D", "X"),
+    "quantile": Look("#0072B2", "s"),
+    "diffusion": Look("#D55E00", "^"),
+    "flow_matching": Look("#009E73", "o"),
+    "mixture": Look("#CC79A7", "D"),
 }
 _RETURN = ("return_mean", "return_low", "return_high")
 _RATE = ("rate", "low", "high")
-_OTHERS = (_Look("#56B4E9", "v"), _Look("#E69F00", "P"))
+_OTHERS = (Look("#56B4E9", "v"), Look("#E69F00", "P"))
 
 
 def plot_returns(cells: Iterable[Mapping[str, Any]]) -> Figure:
@@ -95,7 +99,7 @@ def plot_ood_detection(roc: Mapping[str, Mapping[str, Any]], alpha: float | None
         raise DataError("expected at least one ROC curve, got none: run evaluate_shield first")
     figure = Figure(figsize=(WIDTH, 4.3), layout="constrained")
     whole, low = figure.subplots(1, 2)
-    for name, look in _looks(roc).items():
+    for name, look in shield_looks(roc).items():
         x, y, area = _read_roc(name, roc[name])
         label = plain(f"{shield_label(name)}, AUROC {area:.3f}")
         for axes in (whole, low):
@@ -130,7 +134,7 @@ def plot_calibration(levels: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
     axes = figure.subplots()
     end = 1.1 * max(row["alpha"] for row in rows)
     axes.plot([0, end], [0, end], color="#999999", lw=1, ls="--", label="as promised", zorder=1)
-    for (name, look), shift in zip(_looks(levels).items(), _dodge(len(levels)), strict=True):
+    for (name, look), shift in zip(shield_looks(levels).items(), _dodge(len(levels)), strict=True):
         alpha = np.array([row["alpha"] for row in levels[name]], dtype=float)
         _error_bars(axes, alpha + 0.04 * end * shift, levels[name], _RATE, name, look)
     axes.set(xlim=(0, end), ylim=(-0.02 * end, None))
@@ -167,7 +171,7 @@ def plot_training_curves(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
 
 
 def _draw_returns(axes: Axes, grid: CellGrid) -> None:
-    looks = _looks(grid.shields)
+    looks = shield_looks(grid.shields)
     for shield, shift in zip(grid.shields, _dodge(len(grid.shields)), strict=True):
         row = [(grid.commands.index(command), cell) for command, cell in grid.row(shield)]
         x = np.array([column for column, _ in row]) + 0.7 * shift
@@ -180,7 +184,7 @@ def _draw_returns(axes: Axes, grid: CellGrid) -> None:
 
 def _draw_crashes(axes: Axes, grid: CellGrid) -> None:
     """A strip of text: the share crashed, a row per shield and a column per command."""
-    looks = _looks(grid.shields)
+    looks = shield_looks(grid.shields)
     for row, shield in enumerate(grid.shields):
         for command, cell in grid.row(shield):
             rate = cell.get("crash_rate")
@@ -226,7 +230,7 @@ def _error_bars(
     rows: Sequence[Mapping[str, Any]],
     keys: tuple[str, str, str],
     name: str,
-    look: _Look,
+    look: Look,
 ) -> None:
     """Points with intervals that need not be symmetric; a missing interval is no bar."""
     middle, *ends = keys
@@ -257,7 +261,8 @@ def _read_roc(name: str, curve: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarr
     return x, y, float(np.trapezoid(y, x)) if area is None else float(area)
 
 
-def _looks(names: Iterable[str]) -> dict[str, _Look]:
+def shield_looks(names: Iterable[str]) -> dict[str, Look]:
+    """Colour and marker of each shield, the same in all figures."""
     others = cycle(_OTHERS)
     return {name: _KNOWN.get(name) or next(others) for name in names}
 

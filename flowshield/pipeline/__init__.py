@@ -4,5 +4,6 @@ from flowshield.pipeline.collecting import collect
 from flowshield.pipeline.evaluating import evaluate
 from flowshield.pipeline.main_job import run
 from flowshield.pipeline.training import train
+from flowshield.pipeline.tuning import tune
 
-__all__ = ["collect", "evaluate", "run", "train"]
+__all__ = ["collect", "evaluate", "run", "train", "tune"]

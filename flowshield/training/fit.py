@@ -32,7 +32,7 @@ from flowshield.training.rows import (
     spread,
 )
 from flowshield.training.step import GraphedStep, TrainingStep
-from flowshield.training.worker import InProcessWorker, Objective, Worker
+from flowshield.training.worker import InProcessWorker, Judge, Objective, Worker
 
 _VALIDATION_SEED = 1  # the same noise in every epoch, so that epochs differ by their weights alone
 
@@ -48,6 +48,7 @@ def fit(
     checkpoint_dir: Path | None = None,
     resume: bool = False,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    judge: Judge | None = None,
 ) -> FitResult:
     """Trains a model and leaves it with the weights of its best epoch.
 
@@ -66,6 +67,8 @@ def fit(
             writes; None = write nothing.
         resume: Whether to go on from last.pt where there is one.
         on_epoch: Called with each record of the history.
+        judge: Measures the model of each epoch, in evaluation mode, and leaves it as it is; its
+            figures join the epoch's record and decide nothing.
 
     Returns:
         The history and the best epoch.
@@ -76,7 +79,7 @@ def fit(
         ConfigError: last.pt was written with other settings or other data.
     """
     worker = worker or InProcessWorker()
-    loop = _FitLoop(model, train, validation, settings, worker, descriptions)
+    loop = _FitLoop(model, train, validation, settings, worker, descriptions, judge)
     with torch.random.fork_rng(devices=[loop.device] if loop.device.type == "cuda" else []):
         try:
             if checkpoint_dir is not None and resume and (checkpoint_dir / "last.pt").exists():
@@ -123,13 +126,14 @@ class _FitLoop:
         settings: FitSettings,
         worker: Worker,
         descriptions: Mapping[str, Mapping[str, int]] | None,
+        judge: Judge | None,
     ) -> None:
         check_rows(train, validation)
         if settings.batch_size < 1:
             raise ConfigError(f"batch_size: expected at least 1, got {settings.batch_size}")
         self.model, self.train, self.validation = model, train, validation
         self.settings, self.worker = settings, worker
-        self.descriptions = descriptions
+        self.descriptions, self.judge = descriptions, judge
         self.device = next(model.parameters()).device
         self.rows = train if isinstance(train, EpochRows) else ShuffledRows(train)
         self.batch_size = max(1, min(settings.batch_size // worker.world_size, len(train)))
@@ -172,6 +176,8 @@ class _FitLoop:
             "gradient_norm": gradient_norm,
             "seconds": time.perf_counter() - start,
         }
+        if self.judge is not None:
+            record.update(self.judge(self.judged))
         self.history.append(record)
         return record
 

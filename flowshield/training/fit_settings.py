@@ -46,7 +46,7 @@ class FitResult:
 
     Attributes:
         history: One record an epoch: epoch, train_loss, validation_loss, learning_rate,
-            gradient_norm, seconds.
+            gradient_norm, seconds, and what a judge measured.
         best_epoch: The epoch whose weights the model holds, from 1.
         validation_loss: Its validation loss, nats.
         stopped_early: Whether early stopping ended the fit.

@@ -5,6 +5,7 @@ __all__ = ["Trainer"]
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.generators import seeded
 from flowshield.training.logger import Logger
 from flowshield.training.side_by_side import side_by_side
+from flowshield.training.worker import Judge, Worker
 
 if TYPE_CHECKING:
     from flowshield.distributed.train_workers import TrainWorkers
@@ -46,6 +48,7 @@ class Trainer:
             log_dir/checkpoints.
         resume: Whether to go on from checkpoints that lie there.
         on_epoch: Called with the model's name and each epoch's record.
+        worker: Where each fit without Ray Train's workers runs and reports; None = this process.
         stop: Set from another thread, it ends a training on Ray as Ctrl-C does.
 
     Attributes:
@@ -62,6 +65,7 @@ class Trainer:
         checkpoint_dir: Path | None = None,
         resume: bool = False,
         on_epoch: OnEpoch | None = None,
+        worker: Worker | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self.config = resolve(config)
@@ -70,7 +74,7 @@ class Trainer:
         log_dir = Path(self.config.log_dir)
         self.log_dir = log_dir
         self.checkpoint_dir = checkpoint_dir or log_dir / "checkpoints"
-        self.resume, self.on_epoch = resume, on_epoch
+        self.resume, self.on_epoch, self.worker = resume, on_epoch, worker
         self.stop = stop or threading.Event()
         self.results: dict[str, FitResult] = {}
 
@@ -119,6 +123,8 @@ class Trainer:
         dataset: TrajectoryDataset,
         shield_type: str | None = None,
         n_epochs: int | None = None,
+        *,
+        judge: Judge | None = None,
     ) -> BaseShield:
         """Trains a shield on (state, command) pairs and calibrates it.
 
@@ -127,15 +133,18 @@ class Trainer:
             shield_type: "quantile", "mixture", "diffusion" or "flow_matching"; None = the
                 config's first.
             n_epochs: Epochs; None = the config's shield_epochs (100 in train.yaml).
+            judge: Measures the shield of each epoch; its figures join the epoch's record.
 
         Returns:
             The shield with the weights of its best epoch, calibrated on the calibration episodes
             as the config's `calibration` says, in evaluation mode.
 
         Raises:
-            ConfigError: The type is unknown.
+            ConfigError: The type is unknown, or a judge was given and there are workers.
             DataError: Too few calibration episodes for `calibration.alpha`.
         """
+        if judge is not None and self.num_workers:
+            raise ConfigError("a judge looks on in this process: use num_workers=0")
         shield_type = shield_type or self._first_shield()
         settings = _plain(shield_settings(self.config, shield_type))
         learning_rate = settings.pop("learning_rate")
@@ -153,7 +162,7 @@ class Trainer:
             train.tensors.states.to(self.device), self.config.calibration.groups, self.config.seed
         )
         epochs = self.config.shield_epochs if n_epochs is None else n_epochs
-        self._fit(shield_type, shield, train, validation, epochs, learning_rate)
+        self._fit(shield_type, shield, train, validation, epochs, learning_rate, judge)
         self.calibrate(shield, parts["calibration"], groups)
         return shield
 
@@ -220,6 +229,7 @@ class Trainer:
         validation: Any,
         n_epochs: int,
         learning_rate: float | None = None,
+        judge: Judge | None = None,
     ) -> None:
         settings = self._settings(name, n_epochs, learning_rate)
         with Logger(str(self.log_dir / name), use_wandb=self.config.use_wandb) as logger:
@@ -232,7 +242,8 @@ class Trainer:
                 if self.on_epoch is not None:
                     self.on_epoch(name, record)
 
-            run = self._fit_on_ray if self.num_workers else fit
+            here = partial(fit, worker=self.worker, judge=judge)
+            run = self._fit_on_ray if self.num_workers else here
             self.results[name] = run(
                 model,
                 train,

@@ -1,12 +1,16 @@
 """The seam between the fit loop and where it runs: this process, or one rank of several."""
 
-__all__ = ["InProcessWorker", "Objective", "Trainable", "Worker"]
+__all__ = ["InProcessWorker", "Judge", "Objective", "Trainable", "Worker"]
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+Judge = Callable[[Any], Mapping[str, float]]
+"""Measures the model of an epoch; its figures have names that no record has yet."""
 
 
 class Trainable(Protocol):

@@ -535,3 +535,29 @@ def test_no_rows_are_refused(n_train, n_validation):
 def test_settings_that_cannot_be_used_are_refused(change, words):
     with pytest.raises(ConfigError, match=words):
         fit(Line(), Table(40), Table(8), replace(SETTINGS, **change))
+
+
+# ---------------------------------------------------------------- a judge
+
+
+def test_a_judge_sees_the_judged_weights_and_its_figures_join_the_records(tmp_path):
+    settings = replace(SETTINGS, ema_decay=0.8, checkpoint_every=1)
+    arguments = Table(100), Table(40, seed=1), settings
+    plain, judged, seen = Line(noise=0.3), Line(noise=0.3), []
+
+    def judge(model):
+        assert not model.training and model is not judged
+        torch.rand(3)  # whatever it draws is its own affair
+        seen.append(state(model))
+        return {"score": float(len(seen))}
+
+    expected = fit(plain, *arguments)
+    found = fit(judged, *arguments, checkpoint_dir=tmp_path, judge=judge)
+    assert_equal(state(judged), state(plain))
+    assert_equal(seen[found.best_epoch - 1], state(judged))
+    without = [{k: v for k, v in r.items() if k != "score"} for r in untimed(found.history)]
+    assert without == untimed(expected.history)
+    assert [record["score"] for record in found.history] == [1, 2, 3, 4, 5, 6]
+    # they are in the checkpoint too: a fit that goes on tells them again, and asks nobody
+    again = fit(Line(noise=0.3), *arguments, checkpoint_dir=tmp_path, resume=True)
+    assert again.history == found.history

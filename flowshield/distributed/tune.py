@@ -1,0 +1,208 @@
+"""A sweep on Ray Tune: many trials of a shield, with early stopping, and to be gone on with."""
+
+__all__ = ["check_search", "holds_sweep", "sweep"]
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from flowshield.data import TrajectoryDataset
+from flowshield.distributed.session import session
+from flowshield.distributed.sweep_trial import tune_trial
+from flowshield.distributed.sweep_watch import (
+    OnTrial,
+    RememberingASHA,
+    SweepWatch,
+    WatchCallback,
+    is_over,
+    trial_record,
+)
+from flowshield.distributed.train_workers import TrainWorkers
+from flowshield.errors import ConfigError
+from flowshield.search_space import Domain, n_trials
+from flowshield.training import Trainer
+
+_NAME = "trials"  # Tune's folder within the sweep's
+_KEPT = 2  # checkpoints of a trial: at its second Tune writes down where the sweep is
+
+_DOMAINS: dict[str, Callable[..., Any]] = {
+    "grid": lambda *values: tune.grid_search(list(values)),
+    "choice": lambda *values: tune.choice(list(values)),
+    "uniform": tune.uniform,
+    "loguniform": tune.loguniform,
+    "randint": lambda low, high: tune.randint(low, high + 1),
+}
+
+
+def check_search(search: str) -> None:
+    """Refuses a search whose package is not there.
+
+    Raises:
+        ConfigError: Optuna is asked for and not installed.
+    """
+    if search == "optuna" and importlib.util.find_spec("optuna") is None:
+        raise ConfigError(
+            "tune.search=optuna needs the package optuna, which is not installed; "
+            'run pip install "flowshield[optuna]"'
+        )
+
+
+def holds_sweep(folder: Path) -> bool:
+    """Whether a sweep was begun in this folder."""
+    return bool(tune.Tuner.can_restore(str((folder / _NAME).absolute())))
+
+
+def sweep(
+    config: DictConfig,
+    space: Sequence[Domain],
+    dataset: TrajectoryDataset,
+    folder: Path,
+    on_trial: OnTrial,
+) -> list[dict[str, Any]]:
+    """Runs the trials, or goes on with those of a sweep that was begun in the folder.
+
+    Trials that are over stay as they are; those that were not go on from their last checkpoint;
+    those whose worker died too often begin anew.
+
+    Args:
+        config: From `compose("tune")`.
+        space: From `read_space`.
+        dataset: That of all trials; the workers share one copy a node.
+        folder: Where Tune keeps the sweep, on storage that all nodes share.
+        on_trial: Called with the record of each trial that is over, and how many are.
+
+    Returns:
+        A record of each trial, see `trial_record`; of a finished one "shield_file" is where in
+        the folder `BaseShield.load` finds its shield.
+
+    Raises:
+        ConfigError: This machine has no room for one trial.
+        KeyboardInterrupt: Ctrl-C; the folder can be gone on with.
+    """
+    with session(), _quiet():
+        workers = replace(Trainer(config).workers, number=1)
+        workers.check_room()
+        trainable = tune.with_resources(
+            tune.with_parameters(tune_trial, config=_for_worker(config, workers), dataset=dataset),
+            workers.resources(),
+        )
+        path = folder.absolute() / _NAME
+        if any(path.glob("experiment_state-*.json")):
+            tuner = tune.Tuner.restore(
+                str(path), trainable, resume_unfinished=True, restart_errored=True
+            )
+        else:
+            tuner = _new_tuner(trainable, config, space, path)
+        watch = SweepWatch(on_trial)
+        with watch.listening():
+            tuner.fit()
+    over = [trial for trial in watch.trials if is_over(trial)]
+    if len(over) < n_trials(space, config.tune.n_samples, config.tune.search):
+        raise KeyboardInterrupt  # which Tune took to itself, to write down where it was
+    return [{**trial_record(trial), "shield_file": _shield_file(trial, path)} for trial in over]
+
+
+def _new_tuner(
+    trainable: Any, config: DictConfig, space: Sequence[Domain], path: Path
+) -> tune.Tuner:
+    settings = config.tune
+    by_optuna = settings.search == "optuna"
+    return tune.Tuner(
+        trainable,
+        param_space={
+            domain.key: _DOMAINS["choice" if by_optuna and domain.kind == "grid" else domain.kind](
+                *domain.values
+            )
+            for domain in space
+        },
+        tune_config=tune.TuneConfig(
+            metric="score",
+            mode="max",
+            num_samples=settings.n_samples,
+            search_alg=_optuna(config.seed) if by_optuna else _random(config),
+            scheduler=_scheduler(config, space),
+            max_concurrent_trials=settings.max_concurrent if by_optuna else None,
+            reuse_actors=True,  # a new process first imports for seconds
+            trial_dirname_creator=_trial_id,  # parameters make names that some storage refuses
+        ),
+        run_config=tune.RunConfig(
+            name=path.name,
+            storage_path=str(path.parent),
+            verbose=0,
+            callbacks=[WatchCallback()],  # beside Tune's own, TensorBoard's among them
+            failure_config=tune.FailureConfig(max_failures=config.ray.max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=_KEPT),
+        ),
+    )
+
+
+def _random(config: DictConfig) -> BasicVariantGenerator:
+    return BasicVariantGenerator(
+        max_concurrent=config.tune.max_concurrent or 0, random_state=config.seed
+    )
+
+
+def _optuna(seed: int) -> Any:
+    from ray.tune.search.optuna import OptunaSearch
+
+    return OptunaSearch(seed=seed % 2**32)
+
+
+def _scheduler(config: DictConfig, space: Sequence[Domain]) -> RememberingASHA | None:
+    settings = config.tune
+    searched = [max(d.values) for d in space if d.key == "shield_epochs"]
+    n_epochs = max(searched, default=config.shield_epochs)
+    if settings.scheduler == "none" or settings.grace_epochs >= n_epochs:
+        return None
+    return RememberingASHA(
+        time_attr="epoch",  # Tune's own count begins anew in a trial that was restored
+        max_t=n_epochs - 1,  # whoever comes to the last epoch finishes
+        grace_period=settings.grace_epochs,
+        reduction_factor=settings.reduction_factor,
+        stop_last_trials=False,
+    )
+
+
+def _for_worker(config: DictConfig, workers: TrainWorkers) -> DictConfig:
+    """The config of the sweep where a trial is one process that Ray gave its CPUs and its GPU."""
+    here = config.copy()
+    here.num_workers = here.ray.num_workers = 0
+    here.device = "cuda" if "GPU" in workers.resources() else "cpu"
+    here.n_threads = max(1, int(workers.cpus_per_worker))
+    return here
+
+
+def _shield_file(trial: Trial, path: Path) -> str | None:
+    if trial.checkpoint is None or not trial.last_result.get("finished"):
+        return None
+    return Path(os.path.relpath(trial.checkpoint.path, path.parent), "shield.pt").as_posix()
+
+
+def _trial_id(trial: Trial) -> str:
+    return str(trial.trial_id)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back Tune's own words on how a sweep goes, in place of which there are ours."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a head at any verbosity
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+    # that it writes down where the sweep is more often than every 5 s: so do short epochs
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    logger = logging.getLogger("ray.tune.tune")  # that trials are left after an interrupt
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
