@@ -14,7 +14,8 @@ from flowshield import __version__
 from flowshield.config import compose, config_groups
 from flowshield.errors import ConfigError, FlowshieldError
 from flowshield.evaluation import detection_table, followed_lines, results_table
-from flowshield.pipeline import collect, evaluate, run, train
+from flowshield.filesystem import absolute
+from flowshield.pipeline import collect, dataset_path, evaluate, run, train
 from flowshield.progress import Reporter
 from flowshield.run_folder import RunFolder, load_config
 
@@ -81,8 +82,10 @@ def _dispatch(command: str, overrides: list[str], reporter: Reporter, typed: str
     reporter.stage(command, f"run folder {folder.path} (to go on later: run_dir={folder.path})")
     if command == "collect":
         collect(config, folder, reporter)
+        reporter.stage(command, f"the episodes are in {absolute(dataset_path(config, folder))}")
     elif command == "train":
         train(config, folder, reporter)
+        reporter.stage(command, f"the models are in {absolute(folder.models)}")
     else:
         _finish(command, config, folder, reporter, typed)
 
@@ -98,7 +101,7 @@ def _finish(
     for line in followed_lines(results):
         reporter.stage(command, line)
     total = sum(results["seconds"].values())
-    reporter.stage(command, f"done in {total:.0f} s of work; open {folder.report.resolve()}")
+    reporter.stage(command, f"done in {total:.0f} s of work; open {absolute(folder.report)}")
 
 
 def _parser() -> argparse.ArgumentParser:

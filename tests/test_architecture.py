@@ -13,12 +13,13 @@ PACKAGE = Path(flowshield.__file__).parent
 
 # Who may import whom, by the first name below flowshield. Leaves are open to everyone above them.
 CONFIG = {"errors", "schema", "groups", "config"}
-LEAVES = {*CONFIG, "atomic", "progress", ""}  # "" is flowshield itself: its version
+LEAVES = {*CONFIG, "atomic", "filesystem", "progress", ""}  # "" is flowshield itself: its version
 BELOW_TRAINING = {"models", "data", "envs"}
 ALLOWED = {
     "": set(),
     "errors": set(),
     "atomic": {"errors"},
+    "filesystem": {"errors"},
     "progress": {"errors"},
     "schema": {"errors"},
     "groups": {"errors", "schema"},

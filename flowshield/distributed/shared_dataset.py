@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from flowshield.data import TrajectoryDataset
 from flowshield.data.arrow import arrays_of
 from flowshield.data.parquet import finish_folder, start_folder, write_part
+from flowshield.filesystem import absolute
 
 
 class SharedDataset:
@@ -75,8 +76,7 @@ class SharedDataset:
         Raises:
             OSError: It cannot be written.
         """
-        target = os.fspath(path)
-        target = target if "://" in target else os.path.abspath(target)
+        target = absolute(path)
         start_folder(target)
         write = ray.remote(num_cpus=0.5)(write_part)
         ray.get([write.remote(target, i, block) for i, block in enumerate(self.blocks)])

@@ -1,8 +1,8 @@
 """The main job and its stages, each on the files of a run folder."""
 
-from flowshield.pipeline.collecting import collect
+from flowshield.pipeline.collecting import collect, dataset_path
 from flowshield.pipeline.evaluating import evaluate
 from flowshield.pipeline.main_job import run
 from flowshield.pipeline.training import train
 
-__all__ = ["collect", "evaluate", "run", "train"]
+__all__ = ["collect", "dataset_path", "evaluate", "run", "train"]

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from flowshield.atomic import atomic_write
 from flowshield.data import TrajectoryDataset
+from flowshield.data.storage import dataset_exists
 from flowshield.envs import env_maker
 from flowshield.errors import DataError
 from flowshield.evaluation import (
@@ -96,7 +97,7 @@ def _subjects(config: DictConfig, folder: RunFolder, test: TrajectoryDataset) ->
 
 def _existing_dataset(config: DictConfig, folder: RunFolder) -> TrajectoryDataset:
     path = dataset_path(config, folder)
-    if not path.exists():
+    if not dataset_exists(path):
         raise DataError(f"no dataset at {path}: collect and train first, or check data.path")
     return TrajectoryDataset(path)
 
