@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FlowshieldError, OSError) as error:
         if parsed.debug:
             raise
-        print(f"flowshield: {error}", file=sys.stderr)
+        print(f"flowshield: {reporter.named(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("flowshield: interrupted; the same run_dir=... goes on from here", file=sys.stderr)
@@ -78,8 +78,9 @@ def _dispatch(command: str, overrides: list[str], reporter: Reporter, typed: str
     if command == "evaluate" and not any(o.startswith("run_dir=") for o in overrides):
         raise ConfigError("evaluate needs run_dir=PATH, the folder of a trained run")
     config, folder = load_config(overrides)
+    reporter.named = folder.named
     torch.set_num_threads(config.n_threads)
-    reporter.stage(command, f"run folder {folder.path} (to go on later: run_dir={folder.path})")
+    reporter.stage(command, f"run folder {folder.place} (to go on later: run_dir={folder.place})")
     if command == "collect":
         collect(config, folder, reporter)
         reporter.stage(command, f"the episodes are in {absolute(dataset_path(config, folder))}")

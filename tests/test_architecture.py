@@ -30,7 +30,8 @@ ALLOWED = {
     "training": LEAVES | BELOW_TRAINING,
     "evaluation": LEAVES | BELOW_TRAINING,
     "distributed": LEAVES | BELOW_TRAINING | {"training", "evaluation"},
-    "run_folder": LEAVES | BELOW_TRAINING | {"training", "evaluation"},
+    "mirror": LEAVES,
+    "run_folder": LEAVES | {"mirror"} | BELOW_TRAINING | {"training", "evaluation"},
     "pipeline": LEAVES | BELOW_TRAINING | {"training", "evaluation", "distributed", "run_folder"},
 }
 TOP = {"cli", "__main__"}

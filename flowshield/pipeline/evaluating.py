@@ -70,6 +70,7 @@ def evaluate(
         tables = (markdown_table(results), followed_markdown_table(results))
         file.write("\n".join(filter(None, tables)).encode())
     write_report(folder.report, results, draw_figures(results, folder, subjects))
+    folder.send()
     reporter.stage("evaluate", f"wrote {folder.results}, {folder.figures}/ and {folder.report}")
     return results
 
@@ -115,6 +116,7 @@ def _measured(
                 for phase in (files.of_the_unshielded, files.of_the_shields):
                     for measurement, record in evaluator.measure_all(phase()):
                         write_json(files.path(measurement), record)
+                        folder.send()
                         bar.advance(_note(measurement, record))
             finally:
                 evaluator.close()
