@@ -39,11 +39,12 @@ def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
     other flags, and `metadata`, a JSON object with `format_version` and `flowshield_version`.
 
     Args:
-        path: Where to; the suffix says which format: `.npz`, `.pkl`, or `.parquet`, a folder.
+        path: Where to; the suffix says which format: `.npz`, `.pkl`, or `.parquet`, a folder, which
+            may be at an address of shared storage.
         arrays: What to write.
 
     Raises:
-        FileFormatError: The suffix is none of these.
+        FileFormatError: The suffix is none of these, or that of a file at an address.
         DataError: The metadata are not fit for JSON.
         OSError: The file cannot be written; one that was there before is still there.
     """
@@ -53,6 +54,10 @@ def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
         write_part(path, 0, table_of(arrays))
         finish_folder(path, 1, arrays.metadata)
         return
+    if is_uri(path):
+        raise FileFormatError(
+            f"{path}: expected a name that ends in .parquet: to addresses go such folders alone"
+        )
     table = _as_table(arrays)
     with atomic_write(path) as file:
         if suffix == ".npz":

@@ -129,8 +129,7 @@ def wait_until_it_takes_jobs(url, process, log):
 
 def end(process):
     """Ends the head and what it started, and no other Ray of this machine."""
-    import ray  # noqa: F401  # psutil comes with it
-    import psutil
+    import psutil  # which comes with Ray
 
     if process.poll() is None:
         family = psutil.Process(process.pid).children(recursive=True)
