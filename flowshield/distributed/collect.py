@@ -95,18 +95,26 @@ def collect_shared(
         ConfigError, DataError, ShapeError: As `DataCollector.collect`.
     """
     size = chunk_episodes or _chunk_size(n_episodes, num_workers, envs_per_worker)
-    chunks = deque(range(i, min(i + size, n_episodes)) for i in range(0, n_episodes, size))
+    chunks = [range(i, min(i + size, n_episodes)) for i in range(0, n_episodes, size)]
     count = min(num_workers, len(chunks))
-    actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RolloutWorker)
+    actor: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RolloutWorker)
     shared_behaviour = ray.put(behaviour)
     n_envs = min(envs_per_worker, size)
     make = env_maker(env.name, env.make_kwargs)
     actors = [actor.remote(make, n_envs, shared_behaviour) for _ in range(count)]
+
+    def make_again(index: int) -> "ray.ObjectRef[pa.Table]":
+        # for this one chunk: Ray ends an actor that nobody holds when it has done its work
+        another = actor.remote(make, n_envs, shared_behaviour)
+        block: ray.ObjectRef[pa.Table]
+        block, _ = another.collect.options(num_returns=2).remote(chunks[index], seed)
+        return block
+
     try:
         blocks, stats = _gathered(actors, chunks, seed, on_chunk)
     finally:
         for one in actors:
-            ray.kill(one)  # type: ignore[arg-type]  # whoever reads the blocks may need the CPUs
+            ray.kill(one)  # whoever reads the blocks may need the CPUs
     metadata = describe_collection(env, behaviour, seed)
     lengths = np.concatenate([one.lengths for one in stats])
     counts = {
@@ -114,7 +122,7 @@ def collect_shared(
         "n_truncated": sum(one.n_truncated for one in stats),
     }
     returns = np.concatenate([one.returns for one in stats])
-    return SharedDataset(blocks, returns, lengths, {**metadata, **counts})
+    return SharedDataset(blocks, make_again, returns, lengths, {**metadata, **counts})
 
 
 def _chunk_size(n_episodes: int, num_workers: int, n_envs: int) -> int:
@@ -127,29 +135,45 @@ def _chunk_size(n_episodes: int, num_workers: int, n_envs: int) -> int:
 
 
 def _gathered(
-    actors: Sequence[Any], chunks: deque[range], seed: int, on_chunk: OnChunk | None
+    actors: Sequence[Any], chunks: Sequence[range], seed: int, on_chunk: OnChunk | None
 ) -> tuple[list["ray.ObjectRef[pa.Table]"], list[_Stats]]:
-    """Keeps every actor busy until all chunks are done; blocks and counts in order."""
+    """Keeps every actor busy until all chunks are done; blocks and counts in order.
+
+    An actor that runs out of chunks takes over what others have not done, and who is first counts
+    (the backup tasks of Dean and Ghemawat 2004, MapReduce, section 3.6): nothing waits for an actor
+    that no node has room for any more, as long as one is alive.
+    """
+    untouched, undone = deque(range(len(chunks))), set(range(len(chunks)))
+    begun: list[set[int]] = [set() for _ in actors]
     blocks: dict[int, ray.ObjectRef[pa.Table]] = {}
     stats: dict[int, _Stats] = {}
-    running: dict[ray.ObjectRef[_Stats], tuple[int, Any]] = {}
+    running: dict[ray.ObjectRef[_Stats], tuple[int, int, ray.ObjectRef[pa.Table]]] = {}
 
-    def start(actor: Any) -> None:
-        if chunks:
-            chunk = chunks.popleft()
-            block, counts = actor.collect.options(num_returns=2).remote(chunk, seed)
-            blocks[chunk.start], running[counts] = block, (chunk.start, actor)
+    def give(who: int) -> None:
+        if untouched:
+            chunk = untouched.popleft()
+        elif others := undone - begun[who]:
+            chunk = max(others)  # the last that was given: it may well be waiting still
+        else:
+            return
+        begun[who].add(chunk)
+        call = actors[who].collect.options(num_returns=2)
+        block, counts = call.remote(chunks[chunk], seed)
+        running[counts] = chunk, who, block
 
     for _ in range(_IN_FLIGHT):
-        for actor in actors:
-            start(actor)
-    while running:
+        for who in range(len(actors)):
+            give(who)
+    while undone:
         (done,), _ = ray.wait(list(running), num_returns=1)
-        first, actor = running.pop(done)
-        with own_error():
-            stats[first] = ray.get(done)
-        if on_chunk is not None:
-            on_chunk(stats[first].returns)
-        start(actor)
-    order = sorted(blocks)
-    return [blocks[first] for first in order], [stats[first] for first in order]
+        chunk, who, block = running.pop(done)
+        if chunk in undone:
+            with own_error():
+                stats[chunk] = ray.get(done)
+            blocks[chunk] = block
+            undone.remove(chunk)
+            if on_chunk is not None:
+                on_chunk(stats[chunk].returns)
+        give(who)
+    order = range(len(chunks))
+    return [blocks[chunk] for chunk in order], [stats[chunk] for chunk in order]
