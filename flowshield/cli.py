@@ -16,7 +16,8 @@ from flowshield.config import compose, config_groups
 from flowshield.errors import ConfigError, FlowshieldError
 from flowshield.evaluation import detection_table, followed_lines, results_table, sweep_table
 from flowshield.evaluation.wording import percent, percent_interval
-from flowshield.pipeline import collect, evaluate, run, train, tune
+from flowshield.filesystem import absolute
+from flowshield.pipeline import collect, dataset_path, evaluate, run, train, tune
 from flowshield.progress import Reporter
 from flowshield.run_folder import RunFolder, load_config
 
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FlowshieldError, OSError) as error:
         if parsed.debug:
             raise
-        print(f"flowshield: {error}", file=sys.stderr)
+        print(f"flowshield: {reporter.named(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         again = "--resume run_dir=..." if parsed.command == "tune" else "run_dir=..."
@@ -86,12 +87,15 @@ def _dispatch(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> Non
     if goes_on and not any(o.startswith("run_dir=") for o in overrides):
         raise ConfigError(f"{command} needs run_dir=PATH, the folder of {needed[command]}")
     config, folder = load_config(overrides, "tune" if command == "tune" else "run")
+    reporter.named = folder.named
     torch.set_num_threads(config.n_threads)
-    reporter.stage(command, f"run folder {folder.path} (to go on later: run_dir={folder.path})")
+    reporter.stage(command, f"run folder {folder.place} (to go on later: run_dir={folder.place})")
     if command == "collect":
         collect(config, folder, reporter)
+        reporter.stage(command, f"the episodes are in {absolute(dataset_path(config, folder))}")
     elif command == "train":
         train(config, folder, reporter)
+        reporter.stage(command, f"the models are in {absolute(folder.models)}")
     elif command == "tune":
         _finish_sweep(folder, reporter, tune(config, folder, reporter, typed, parsed.resume))
     else:
@@ -122,7 +126,7 @@ def _finish(
     for line in followed_lines(results):
         reporter.stage(command, line)
     total = sum(results["seconds"].values())
-    reporter.stage(command, f"done in {total:.0f} s of work; open {folder.report.resolve()}")
+    reporter.stage(command, f"done in {total:.0f} s of work; open {absolute(folder.report)}")
 
 
 def _parser() -> argparse.ArgumentParser:

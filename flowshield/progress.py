@@ -3,7 +3,7 @@
 __all__ = ["Bar", "Bars", "Reporter"]
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -74,6 +74,7 @@ class Reporter:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
+        self.named: Callable[[str], str] = str  # how what is printed calls the run's folder
         # a table cut off at 80 columns in a log file says nothing
         self.console.width = max(self.console.width, _TABLE_WIDTH)
 
@@ -84,7 +85,7 @@ class Reporter:
     def stage(self, name: str, text: str) -> None:
         """Says what a stage does, or what it did and where it wrote."""
         self.console.print(f"[bold]{name}[/bold]", end="  ")
-        self.console.print(text, markup=False)
+        self.console.print(self.named(text), markup=False)
 
     def table(self, table: Table) -> None:
         """Prints a table."""

@@ -18,7 +18,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from flowshield.atomic import atomic_write
 from flowshield.config import compose, resolve
 from flowshield.errors import ConfigError, FileFormatError
+from flowshield.filesystem import is_uri
+from flowshield.mirror import Mirror
 
+# what a start takes over from an earlier one
+_READ = "config.yaml timings.json dataset.npz checkpoints models cells followed shields".split()
 _MACHINE_KEYS = ("device", "n_threads", "num_workers", "ray")
 
 
@@ -26,11 +30,22 @@ class RunFolder:
     """Names of everything in a run folder.
 
     Args:
-        path: The folder; it is made when something is written into it.
+        place: The folder; it is made when something is written into it. Where it is an address of
+            shared storage, this process works in a folder of its own that `fetch` and `send` keep
+            like the one there.
+
+    Attributes:
+        place: The folder, as its user calls it.
+        path: The folder to work in.
+
+    Raises:
+        ConfigError: The address is of no kind that is known.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: str | Path) -> None:
+        self.place = str(place)
+        self._mirror = Mirror(self.place) if is_uri(place) else None
+        self.path = path = Path(place) if self._mirror is None else self._mirror.path
         self.config = path / "config.yaml"
         self.dataset = path / "dataset.npz"
         self.checkpoints = path / "checkpoints"
@@ -62,6 +77,28 @@ class RunFolder:
         """The finished measurements of a shield alone."""
         return self.shields / f"{name}.json"
 
+    def fetch(self) -> None:
+        """Takes over what an earlier start left on shared storage."""
+        if self._mirror is not None:
+            self._mirror.fetch(_goes_on_with)
+
+    def send(self) -> None:
+        """Leaves on shared storage what is new: called after each piece of work.
+
+        Raises:
+            OSError: The storage refuses it.
+        """
+        if self._mirror is not None:
+            self._mirror.send()
+
+    def shared(self, path: Path) -> str:
+        """What every node calls a path in this folder."""
+        return f"{self.place.rstrip('/')}/{path.relative_to(self.path).as_posix()}"
+
+    def named(self, text: str) -> str:
+        """The text with the folder called by its place."""
+        return text if self._mirror is None else text.replace(str(self.path), self.place)
+
     def holds_work(self) -> bool:
         """Whether something was made here that belongs to the config."""
         made = (self.dataset, self.checkpoints, self.models, self.cells, self.sweep)
@@ -77,6 +114,7 @@ class RunFolder:
             timings = read_json(self.timings) if self.timings.exists() else {}
             timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start
             write_json(self.timings, timings)
+            self.send()
 
 
 def load_config(overrides: Sequence[str], name: str = "run") -> tuple[DictConfig, RunFolder]:
@@ -98,11 +136,13 @@ def load_config(overrides: Sequence[str], name: str = "run") -> tuple[DictConfig
     config = compose(name, overrides)
     if config.run_dir is None:
         config.run_dir = str(_fresh_folder(config))
-    folder = RunFolder(Path(config.run_dir))
+    folder = RunFolder(config.run_dir)
+    folder.fetch()
     if folder.config.exists():
         config = _reconciled(folder, config, overrides)
     with atomic_write(folder.config) as file:
         file.write(OmegaConf.to_yaml(config).encode())
+    folder.send()
     config.log_dir = str(folder.tensorboard)
     return config, folder
 
@@ -139,7 +179,7 @@ def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) 
     try:
         saved = resolve(OmegaConf.load(folder.config))  # type: ignore[arg-type]
     except ConfigError as error:
-        raise ConfigError(f"{folder.config}: {error}") from error
+        raise ConfigError(f"{folder.named(str(folder.config))}: {error}") from error
     said = {override.partition("=")[0] for override in overrides}
     said = {"ray" if key.startswith("ray.") else key for key in said}
     for key in ("run_dir", *_MACHINE_KEYS):  # where a run goes on may differ from where it began
@@ -154,7 +194,7 @@ def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) 
     if not folder.holds_work():  # nothing is lost: most likely the first try was refused
         return given
     raise ConfigError(
-        f"{folder.path} holds a run with other settings ({'; '.join(different[:5])}): "
+        f"{folder.place} holds a run with other settings ({'; '.join(different[:5])}): "
         "leave the overrides out to go on with it, or choose another run_dir"
     )
 
@@ -169,6 +209,13 @@ def _reconcile_sweeps(
             saved.tune = given.tune
         elif "tune" in saved and not restated:
             given.tune = saved.tune
+
+
+def _goes_on_with(name: str) -> bool:
+    """Whether a start needs this file of an earlier one's run folder."""
+    first, *rest = name.split("/")
+    # Ray reads its own where it lies; a hidden file was not sent to its end
+    return first in _READ and not any(part == "ray" or part.startswith(".") for part in rest)
 
 
 def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:

@@ -13,12 +13,13 @@ PACKAGE = Path(flowshield.__file__).parent
 
 # Who may import whom, by the first name below flowshield. Leaves are open to everyone above them.
 CONFIG = {"errors", "schema", "groups", "config"}
-LEAVES = {*CONFIG, "atomic", "progress", ""}  # "" is flowshield itself: its version
+LEAVES = {*CONFIG, "atomic", "filesystem", "progress", ""}  # "" is flowshield itself: its version
 BELOW_TRAINING = {"models", "data", "envs"}
 ALLOWED = {
     "": set(),
     "errors": set(),
     "atomic": {"errors"},
+    "filesystem": {"errors"},
     "progress": {"errors"},
     "schema": {"errors"},
     "groups": {"errors", "schema"},
@@ -30,7 +31,8 @@ ALLOWED = {
     "training": LEAVES | BELOW_TRAINING,
     "evaluation": LEAVES | BELOW_TRAINING,
     "distributed": LEAVES | BELOW_TRAINING | {"training", "evaluation", "search_space"},
-    "run_folder": LEAVES | BELOW_TRAINING | {"training", "evaluation"},
+    "mirror": LEAVES,
+    "run_folder": LEAVES | {"mirror"} | BELOW_TRAINING | {"training", "evaluation"},
     "pipeline": LEAVES
     | BELOW_TRAINING
     | {"training", "evaluation", "search_space", "distributed", "run_folder"},

@@ -215,3 +215,45 @@ def test_devices_that_cannot_be_had_are_refused_before_collecting(tmp_path, caps
 def test_evaluate_asks_for_its_folder(capsys):
     assert main(["evaluate"]) == 1
     assert "run_dir" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_at_an_address_leaves_everything_there_and_goes_on_from_it(
+    finished, tmp_path, capsys
+):
+    there = tmp_path / "shared" / "run"
+    address = there.as_uri()
+    assert run("train", address, *TINY, "shield=quantile") == 0
+    trained = json.loads((there / "models" / "quantile.json").read_text())
+    for path in (there / "models").glob("quantile.*"):
+        path.unlink()  # as if killed before it was written
+    before = {p: p.stat().st_mtime_ns for p in [there / "dataset.npz", there / "models/agent.pt"]}
+    assert run("run", address) == 0
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    # down to the seconds of its epochs: nothing was trained again
+    assert json.loads((there / "models" / "quantile.json").read_text()) == trained
+    assert (there / "dataset.npz").read_bytes() == (finished / "dataset.npz").read_bytes()
+    for name in ("agent", "quantile"):
+        assert_same_weights(weights(there, name), weights(finished, name))
+    for name in ("config.yaml", "report.html", "table.md", "figures/returns.png"):
+        assert (there / name).stat().st_size > 0, name
+    assert list((there / "tensorboard" / "agent").glob("events*"))
+    assert run("run", address, *TINY, "seed=7") == 1
+    output = capsys.readouterr()
+    assert f"flowshield: {address} holds a run with other settings" in output.err
+    assert output.out.splitlines()[-1].endswith(f"open {address}/report.html")
+    told = [
+        output.out,
+        output.err,
+        *(p.read_text() for p in there.glob("*.*") if p.suffix != ".npz"),
+    ]
+    assert not [text for text in told if "flowshield-" in text]  # the folder that it worked in
+
+
+def test_a_dataset_at_an_address_is_used_where_it_is(finished, tmp_path, capsys):
+    data = (finished / "dataset.npz").as_uri()
+    settings = [o for o in TINY if not o.startswith("data.")]
+    assert run("collect", tmp_path / "x", f"data.path={data}", *settings) == 0
+    assert f"found {data}: 80 episodes" in capsys.readouterr().out
+    assert run("collect", tmp_path / "y", f"data.path={data[:-4]}2.npz", *settings) == 1
+    assert "dataset2.npz does not exist: check the path" in capsys.readouterr().err

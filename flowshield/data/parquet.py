@@ -14,6 +14,7 @@ import flowshield
 from flowshield.data.arrays import TrajectoryArrays
 from flowshield.data.arrow import arrays_of
 from flowshield.errors import FileFormatError
+from flowshield.filesystem import open_place
 
 SUFFIX = ".parquet"
 FORMAT_VERSION = 1
@@ -26,7 +27,7 @@ def start_folder(path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: It cannot be made.
     """
-    system, folder = _opened(path)
+    system, folder = open_place(path)
     system.create_dir(folder, recursive=True)
     for found in system.get_file_info(fs.FileSelector(folder)):
         if found.base_name == _MANIFEST or found.base_name.endswith(SUFFIX):
@@ -40,13 +41,13 @@ def part_path(index: int) -> str:
 
 def write_part(path: str | os.PathLike[str], index: int, table: pa.Table) -> None:
     """Writes one part, as `flowshield.data.arrow.table_of` made it."""
-    system, folder = _opened(path)
+    system, folder = open_place(path)
     pq.write_table(table, f"{folder}/{part_path(index)}", filesystem=system)
 
 
 def finish_folder(path: str | os.PathLike[str], n_parts: int, metadata: dict[str, Any]) -> None:
     """Writes the manifest, without which the folder is not a dataset: half of one is none."""
-    system, folder = _opened(path)
+    system, folder = open_place(path)
     manifest = {
         **metadata,
         "format_version": FORMAT_VERSION,
@@ -67,7 +68,7 @@ def load_folder(path: str | os.PathLike[str]) -> TrajectoryArrays:
         FileFormatError: It is missing, unfinished, damaged, or of an unknown version.
         DataError: Its numbers are NaN or infinite, or no episode in it is finished.
     """
-    system, folder = _opened(path)
+    system, folder = open_place(path)
     manifest = _manifest(system, folder, path)
     tables = []
     for index in range(manifest.pop("n_parts")):
@@ -108,12 +109,3 @@ def _manifest(system: fs.FileSystem, folder: str, path: str | os.PathLike[str]) 
             f"({flowshield.__version__}), which reads version {FORMAT_VERSION}"
         )
     return dict(manifest)
-
-
-def _opened(path: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
-    """The file system of a path or an address, and the path in it."""
-    text = os.fspath(path)
-    if "://" in text:
-        system, folder = fs.FileSystem.from_uri(text)
-        return system, str(folder)
-    return fs.LocalFileSystem(), os.path.abspath(text)

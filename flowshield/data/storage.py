@@ -1,7 +1,8 @@
 """Trajectory files: `.npz` for everyone, `.parquet` folders for many, `.pkl` on request."""
 
-__all__ = ["FORMAT_VERSION", "load_arrays", "save_arrays"]
+__all__ = ["FORMAT_VERSION", "dataset_exists", "load_arrays", "save_arrays"]
 
+import io
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyarrow import fs
 
 import flowshield
 from flowshield.atomic import atomic_write
@@ -20,6 +22,7 @@ from flowshield.data.arrow import table_of
 from flowshield.data.parquet import finish_folder, load_folder, start_folder, write_part
 from flowshield.data.restricted_pickle import load_plain_pickle
 from flowshield.errors import DataError, FileFormatError
+from flowshield.filesystem import is_uri, open_place
 
 FORMAT_VERSION = 1
 """Version of the layout that this release writes; it reads this one and files without a version."""
@@ -36,11 +39,12 @@ def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
     other flags, and `metadata`, a JSON object with `format_version` and `flowshield_version`.
 
     Args:
-        path: Where to; the suffix says which format: `.npz`, `.pkl`, or `.parquet`, a folder.
+        path: Where to; the suffix says which format: `.npz`, `.pkl`, or `.parquet`, a folder, which
+            may be at an address of shared storage.
         arrays: What to write.
 
     Raises:
-        FileFormatError: The suffix is none of these.
+        FileFormatError: The suffix is none of these, or that of a file at an address.
         DataError: The metadata are not fit for JSON.
         OSError: The file cannot be written; one that was there before is still there.
     """
@@ -50,6 +54,10 @@ def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
         write_part(path, 0, table_of(arrays))
         finish_folder(path, 1, arrays.metadata)
         return
+    if is_uri(path):
+        raise FileFormatError(
+            f"{path}: expected a name that ends in .parquet: to addresses go such folders alone"
+        )
     table = _as_table(arrays)
     with atomic_write(path) as file:
         if suffix == ".npz":
@@ -66,7 +74,8 @@ def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
     terminated, and steps after the last done are kept as an episode that was truncated there.
 
     Args:
-        path: A `.npz` or `.pkl` file, or a `.parquet` folder, here or on shared storage.
+        path: A `.npz` or `.pkl` file, or a `.parquet` folder: a path, or an address of shared
+            storage such as s3://bucket/data.npz.
 
     Raises:
         FileFormatError: The file is missing, truncated, foreign, or of an unknown version.
@@ -76,9 +85,9 @@ def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
     suffix = _suffix(path)
     if suffix == ".parquet":
         return load_folder(path)
-    if not Path(path).is_file():
+    if not dataset_exists(path):
         raise FileFormatError(f"{path}: there is no such file; `flowshield collect` makes one")
-    with open(path, "rb") as file:
+    with _reading(path) as file:
         table = _read_npz(file, path) if suffix == ".npz" else _read_pickle(file, path)
     if "metadata" not in table:
         return _from_older(table, path)
@@ -92,6 +101,26 @@ def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
     )
     _check_counts(arrays, metadata, path)
     return arrays
+
+
+def dataset_exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file, or for `.parquet` a folder, at this path or address.
+
+    Raises:
+        ConfigError: It is an address that pyarrow does not understand.
+        OSError: Its storage cannot be reached.
+    """
+    system, name = open_place(path)
+    expected = fs.FileType.Directory if _suffix(path) == ".parquet" else fs.FileType.File
+    return bool(system.get_file_info(name).type == expected)
+
+
+def _reading(path: str | os.PathLike[str]) -> IO[bytes]:
+    if not is_uri(path):
+        return open(path, "rb")
+    system, name = open_place(path)
+    with system.open_input_stream(name) as stream:
+        return io.BytesIO(stream.read())  # zip files are read from their end
 
 
 def _suffix(path: str | os.PathLike[str]) -> str:

@@ -62,7 +62,9 @@ def collect_shared(
     }
     returns = np.concatenate([one.returns for one in stats])
     metadata = {**describe_collection(env, behaviour, seed), **counts}
-    return SharedDataset(blocks, returns, lengths, metadata)
+    return SharedDataset(
+        blocks, lambda index: actors.collect_again(chunks[index], seed), returns, lengths, metadata
+    )
 
 
 def _chunk_size(n_episodes: int, num_workers: int, n_envs: int) -> int:

@@ -3,7 +3,7 @@
 __all__ = ["ChunkStats", "RolloutActors"]
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -92,12 +92,10 @@ class RolloutActors:
         num_workers: int,
         envs_per_worker: int,
     ) -> None:
-        actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RolloutWorker)
-        make = env_maker(env.name, env.make_kwargs)
+        self._make = env_maker(env.name, env.make_kwargs)
+        self._n_envs = envs_per_worker
         self._behaviour = ray.put(behaviour)  # kept: an actor that is restarted asks for it again
-        self._actors: list[Any] = [
-            actor.remote(make, envs_per_worker, self._behaviour) for _ in range(num_workers)
-        ]
+        self._actors = [self._start() for _ in range(num_workers)]
 
     def __enter__(self) -> Self:
         """The actors, which may still be starting."""
@@ -121,6 +119,10 @@ class RolloutActors:
     ) -> tuple[list["ray.ObjectRef[pa.Table]"], list[ChunkStats]]:
         """Keeps every actor busy until all chunks are done.
 
+        An actor that runs out of chunks takes over what others have not done, and who is first
+        counts (the backup tasks of Dean and Ghemawat 2004, MapReduce, section 3.6): nothing waits
+        for an actor that no node has room for any more, as long as one is alive.
+
         Args:
             chunks: Indices of the episodes, a task each; asked for the next when an actor is free.
             seed: Seed of the collection.
@@ -129,27 +131,54 @@ class RolloutActors:
         Returns:
             Blocks, which stay in the object store, and counts, in the order of the chunks.
         """
-        waiting: Iterator[tuple[int, range]] = enumerate(chunks)
+        untouched, undone = enumerate(chunks), dict[int, range]()
+        begun: list[set[int]] = [set() for _ in self._actors]
         blocks: dict[int, ray.ObjectRef[pa.Table]] = {}
         stats: dict[int, ChunkStats] = {}
-        running: dict[ray.ObjectRef[ChunkStats], tuple[int, Any]] = {}
+        running: dict[ray.ObjectRef[ChunkStats], tuple[int, int, ray.ObjectRef[pa.Table]]] = {}
 
-        def start(actor: Any) -> None:
-            for number, chunk in waiting:
-                block, counts = actor.collect.options(num_returns=2).remote(chunk, seed)
-                blocks[number], running[counts] = block, (number, actor)
-                return
+        def give(who: int) -> None:
+            for number, chunk in untouched:
+                undone[number] = chunk
+                break
+            else:
+                others = undone.keys() - begun[who]
+                if not others:
+                    return
+                number = max(others)  # the last that was given: it may well be waiting still
+            begun[who].add(number)
+            block, counts = _collect(self._actors[who], undone[number], seed)
+            running[counts] = number, who, block
 
         for _ in range(_IN_FLIGHT):
-            for actor in self._actors:
-                start(actor)
-        while running:
+            for who in range(len(self._actors)):
+                give(who)
+        while undone:
             (done,), _ = ray.wait(list(running), num_returns=1)
-            number, actor = running.pop(done)
-            with own_error():
-                stats[number] = ray.get(done)
-            if on_chunk is not None:
-                on_chunk(stats[number])
-            start(actor)
-        order = sorted(blocks)
+            number, who, block = running.pop(done)
+            if number in undone:
+                with own_error():
+                    stats[number] = ray.get(done)
+                blocks[number] = block
+                del undone[number]
+                if on_chunk is not None:
+                    on_chunk(stats[number])
+            give(who)
+        order = range(len(blocks))
         return [blocks[number] for number in order], [stats[number] for number in order]
+
+    def collect_again(self, chunk: range, seed: int) -> "ray.ObjectRef[pa.Table]":
+        """Starts making the block of one chunk once more, also after the `with` block."""
+        # Ray ends an actor that nobody holds when it has done its work
+        return _collect(self._start(), chunk, seed)[0]
+
+    def _start(self) -> Any:
+        actor: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RolloutWorker)
+        return actor.remote(self._make, self._n_envs, self._behaviour)
+
+
+def _collect(
+    actor: Any, chunk: range, seed: int
+) -> tuple["ray.ObjectRef[pa.Table]", "ray.ObjectRef[ChunkStats]"]:
+    block, counts = actor.collect.options(num_returns=2).remote(chunk, seed)
+    return block, counts

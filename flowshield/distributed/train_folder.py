@@ -2,12 +2,13 @@
 
 __all__ = ["TrainFolder"]
 
-import os
 import uuid
 from pathlib import PurePosixPath
 
 from pyarrow import fs
 from ray.train import Checkpoint
+
+from flowshield.filesystem import absolute, copy_whole, open_place
 
 
 class TrainFolder:
@@ -23,8 +24,8 @@ class TrainFolder:
     FILES = ("best.pt", "last.pt")  # last.pt last: a resume that finds it finds the other too
 
     def __init__(self, place: str) -> None:
-        place = place if "://" in place else os.path.abspath(place)
-        self.place, self.runs = place, f"{place.rstrip('/')}/ray"
+        self.place = absolute(place)
+        self.runs = f"{self.place.rstrip('/')}/ray"
 
     def new_run(self) -> str:
         """A name that no run has had: Ray goes on with a run whose name it meets again."""
@@ -32,7 +33,7 @@ class TrainFolder:
 
     def last(self) -> bytes | None:
         """The resumable checkpoint, or None where there is none."""
-        system, path = self._open()
+        system, path = open_place(self.place)
         file = f"{path}/last.pt"
         if system.get_file_info(file).type == fs.FileType.NotFound:
             return None
@@ -41,19 +42,12 @@ class TrainFolder:
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Copies a checkpoint's files out of Ray's run, each whole or not at all."""
-        system, path = self._open()
+        system, path = open_place(self.place)
         for name in self.FILES:
             source = str(PurePosixPath(checkpoint.path) / name)
-            fs.copy_files(
+            copy_whole(
                 source,
-                f"{path}/.{name}.new",
-                source_filesystem=checkpoint.filesystem,
-                destination_filesystem=system,
+                f"{path}/{name}",
+                source_system=checkpoint.filesystem,
+                target_system=system,
             )
-            system.move(f"{path}/.{name}.new", f"{path}/{name}")
-
-    def _open(self) -> tuple[fs.FileSystem, str]:
-        if "://" in self.place:
-            system, path = fs.FileSystem.from_uri(self.place)
-            return system, str(path).rstrip("/")
-        return fs.LocalFileSystem(), self.place

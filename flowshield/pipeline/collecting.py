@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from flowshield.data import DataCollector, TrajectoryDataset
+from flowshield.data.storage import dataset_exists
 from flowshield.envs import make_env
 from flowshield.errors import ConfigError
 from flowshield.pipeline.place import place, rollout_workers
@@ -27,7 +28,7 @@ def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> Trajec
     """
     path = dataset_path(config, folder)
     Trainer(config)  # a device or worker count that cannot be had is refused before the work
-    if path.exists():
+    if dataset_exists(path):
         dataset = TrajectoryDataset(path)
         reporter.stage("collect", f"found {path}: {_describe(dataset)}")
         return dataset
@@ -48,9 +49,10 @@ def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> Trajec
     return dataset
 
 
-def dataset_path(config: DictConfig, folder: RunFolder) -> Path:
+def dataset_path(config: DictConfig, folder: RunFolder) -> str | Path:
     """The file or folder that the run's dataset is in, or shall be."""
-    return folder.dataset if config.data.path is None else Path(config.data.path)
+    path: str | Path = folder.dataset if config.data.path is None else config.data.path
+    return path
 
 
 def _collected(config: DictConfig, collector: DataCollector, bar: Bar) -> TrajectoryDataset:

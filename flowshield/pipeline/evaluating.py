@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from flowshield.atomic import atomic_write
 from flowshield.data import TrajectoryDataset
+from flowshield.data.storage import dataset_exists
 from flowshield.envs import env_maker
 from flowshield.errors import DataError
 from flowshield.evaluation import (
@@ -69,6 +70,7 @@ def evaluate(
         tables = (markdown_table(results), followed_markdown_table(results))
         file.write("\n".join(filter(None, tables)).encode())
     write_report(folder.report, results, draw_figures(results, folder, subjects))
+    folder.send()
     reporter.stage("evaluate", f"wrote {folder.results}, {folder.figures}/ and {folder.report}")
     return results
 
@@ -96,7 +98,7 @@ def _subjects(config: DictConfig, folder: RunFolder, test: TrajectoryDataset) ->
 
 def _existing_dataset(config: DictConfig, folder: RunFolder) -> TrajectoryDataset:
     path = dataset_path(config, folder)
-    if not path.exists():
+    if not dataset_exists(path):
         raise DataError(f"no dataset at {path}: collect and train first, or check data.path")
     return TrajectoryDataset(path)
 
@@ -114,6 +116,7 @@ def _measured(
                 for phase in (files.of_the_unshielded, files.of_the_shields):
                     for measurement, record in evaluator.measure_all(phase()):
                         write_json(files.path(measurement), record)
+                        folder.send()
                         bar.advance(_note(measurement, record))
             finally:
                 evaluator.close()

@@ -60,7 +60,7 @@ def gather_results(
     return {
         "version": RESULTS_VERSION,
         "command": command,
-        "config_yaml": OmegaConf.to_yaml(config),
+        "config_yaml": folder.named(OmegaConf.to_yaml(config)),
         "versions": {"flowshield": __version__, **{name: version(name) for name in packages}},
         "machine": machine(),
         "seconds": read_json(folder.timings),

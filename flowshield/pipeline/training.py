@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from flowshield.data import TrajectoryDataset
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import collect
-from flowshield.pipeline.place import model_workers, place
-from flowshield.progress import Bars, Reporter
+from flowshield.pipeline.place import model_workers, on_ray, place
+from flowshield.progress import Bar, Bars, Reporter
 from flowshield.run_folder import RunFolder, write_json
 from flowshield.training import Trainer
 from flowshield.training.side_by_side import side_by_side
@@ -69,17 +69,18 @@ class _ModelTraining:
     def __call__(self, name: str) -> None:
         config, folder = self.config, self.folder
         n_epochs = config.n_epochs if name == "agent" else config.shield_epochs
+        # Ray's workers write where every node sees it; what this process writes is sent there
+        here = folder.checkpoints
+        checkpoints = folder.shared(here) if on_ray(config) else str(here)
         self.reporter.stage(
-            "train", f"{name}: up to {n_epochs} epochs, checkpoints in {folder.checkpoints}"
+            "train", f"{name}: up to {n_epochs} epochs, checkpoints in {checkpoints}"
         )
         with self.bars.bar(f"{name}: epochs", n_epochs) as bar:
             trainer = Trainer(
                 config,
-                checkpoint_dir=folder.checkpoints,
+                checkpoint_dir=checkpoints,
                 resume=True,
-                on_epoch=lambda _, record: bar.advance(
-                    f"held-out loss {record['validation_loss']:.3f}"
-                ),
+                on_epoch=partial(self._on_epoch, bar),
                 stop=self.stop,
             )
             model: UDRLAgent | BaseShield
@@ -99,6 +100,7 @@ class _ModelTraining:
             },
         )
         model.save(folder.model(name))
+        folder.send()
         self.reporter.stage(
             "train",
             f"wrote {folder.model(name)}: best epoch {result.best_epoch} of "
@@ -106,3 +108,7 @@ class _ModelTraining:
         )
         if isinstance(model, BaseShield):
             self.reporter.stage("train", f"{name}: {model.calibration}")
+
+    def _on_epoch(self, bar: Bar, name: str, record: dict[str, float]) -> None:
+        bar.advance(f"held-out loss {record['validation_loss']:.3f}")
+        self.folder.send()

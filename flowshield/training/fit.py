@@ -45,7 +45,7 @@ def fit(
     *,
     worker: Worker | None = None,
     descriptions: Mapping[str, Mapping[str, int]] | None = None,
-    checkpoint_dir: Path | None = None,
+    checkpoint_dir: str | Path | None = None,
     resume: bool = False,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     judge: Judge | None = None,
@@ -79,11 +79,12 @@ def fit(
         ConfigError: last.pt was written with other settings or other data.
     """
     worker = worker or InProcessWorker()
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     loop = _FitLoop(model, train, validation, settings, worker, descriptions, judge)
     with torch.random.fork_rng(devices=[loop.device] if loop.device.type == "cuda" else []):
         try:
-            if checkpoint_dir is not None and resume and (checkpoint_dir / "last.pt").exists():
-                loop.load(checkpoint_dir / "last.pt")
+            if folder is not None and resume and (folder / "last.pt").exists():
+                loop.load(folder / "last.pt")
                 for record in loop.history:
                     if on_epoch is not None:
                         on_epoch(record)
@@ -92,9 +93,9 @@ def fit(
                 if on_epoch is not None:
                     on_epoch(record)
                 saved = False
-                if checkpoint_dir is not None and worker.rank == 0:
-                    saved = loop.save(checkpoint_dir)
-                worker.report(record, checkpoint_dir if saved else None)
+                if folder is not None and worker.rank == 0:
+                    saved = loop.save(folder)
+                worker.report(record, folder if saved else None)
         finally:
             loop.parameters.release()
     return loop.result()

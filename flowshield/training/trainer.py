@@ -16,6 +16,7 @@ from torch import nn
 from flowshield.config import resolve, shield_settings
 from flowshield.data import CommandPairs, TrajectoryDataset, TransitionTensors
 from flowshield.errors import ConfigError, DataError
+from flowshield.filesystem import is_uri
 from flowshield.models import BaseShield, ProjectionSettings, UDRLAgent
 from flowshield.models.shields import Calibration, StateGroups, episodes_needed
 from flowshield.training.device import resolve_device
@@ -44,8 +45,8 @@ class Trainer:
 
     Args:
         config: A Hydra config: composed, or read with `OmegaConf.load("configs/train.yaml")`.
-        checkpoint_dir: Folder for resumable checkpoints, one folder a model; None =
-            log_dir/checkpoints.
+        checkpoint_dir: Folder for resumable checkpoints, one folder a model; with workers, also
+            an address such as s3://bucket/checkpoints. None = log_dir/checkpoints.
         resume: Whether to go on from checkpoints that lie there.
         on_epoch: Called with the model's name and each epoch's record.
         worker: Where each fit without Ray Train's workers runs and reports; None = this process.
@@ -55,14 +56,15 @@ class Trainer:
         results: What each fit did, by model name ("agent", or the shield's type).
 
     Raises:
-        ConfigError: A key is unknown or misspelt, or a value is of the wrong type or out of range.
+        ConfigError: A key is unknown or misspelt, a value is of the wrong type or out of range, or
+            checkpoints shall go to an address without workers.
     """
 
     def __init__(
         self,
         config: DictConfig | Mapping[str, Any],
         *,
-        checkpoint_dir: Path | None = None,
+        checkpoint_dir: str | Path | None = None,
         resume: bool = False,
         on_epoch: OnEpoch | None = None,
         worker: Worker | None = None,
@@ -73,7 +75,12 @@ class Trainer:
         self.device = resolve_device(self.config.device)
         log_dir = Path(self.config.log_dir)
         self.log_dir = log_dir
-        self.checkpoint_dir = checkpoint_dir or log_dir / "checkpoints"
+        self.checkpoint_dir = str(checkpoint_dir or log_dir / "checkpoints")
+        if is_uri(self.checkpoint_dir) and self.num_workers == 0:
+            raise ConfigError(
+                f"checkpoint_dir={self.checkpoint_dir}: this process writes checkpoints to a path, "
+                "Ray's workers to an address: set num_workers"
+            )
         self.resume, self.on_epoch, self.worker = resume, on_epoch, worker
         self.stop = stop or threading.Event()
         self.results: dict[str, FitResult] = {}
@@ -249,7 +256,7 @@ class Trainer:
                 train,
                 validation,
                 settings,
-                checkpoint_dir=self.checkpoint_dir / name,
+                checkpoint_dir=f"{self.checkpoint_dir}/{name}",
                 resume=self.resume,
                 on_epoch=on_epoch,
             )
@@ -261,7 +268,7 @@ class Trainer:
         validation: Any,
         settings: FitSettings,
         *,
-        checkpoint_dir: Path,
+        checkpoint_dir: str,
         resume: bool,
         on_epoch: Callable[[dict[str, float]], None],
     ) -> FitResult:
@@ -274,7 +281,7 @@ class Trainer:
             validation,
             settings,
             self.workers,
-            checkpoint_dir=str(checkpoint_dir),
+            checkpoint_dir=checkpoint_dir,
             resume=resume,
             on_epoch=on_epoch,
             stop=self.stop,

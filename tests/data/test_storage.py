@@ -63,6 +63,19 @@ def test_everything_comes_back(tmp_path, suffix):
 
 
 @SUFFIXES
+def test_at_an_address_files_are_read_and_not_written(tmp_path, suffix):
+    path = tmp_path / f"data.{suffix}"
+    make_dataset().save(path)
+    read = TrajectoryDataset(path.as_uri())
+    np.testing.assert_array_equal(read.states, make_dataset().states)
+    other = (tmp_path / f"other.{suffix}").as_uri()
+    with pytest.raises(FileFormatError, match=f"{other}: there is no such file"):
+        TrajectoryDataset(other)
+    with pytest.raises(FileFormatError, match=f"{other}: expected a name that ends in .parquet"):
+        read.save(other)
+
+
+@SUFFIXES
 def test_saving_what_was_read_gives_the_same_bytes(tmp_path, suffix):
     first, second = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
     make_dataset().save(first)

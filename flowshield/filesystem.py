@@ -1,0 +1,55 @@
+"""Files here and on shared storage: a path, or an address such as s3://bucket/run."""
+
+__all__ = ["absolute", "copy_whole", "is_uri", "open_place"]
+
+import os
+
+import pyarrow as pa
+from pyarrow import fs
+
+from flowshield.errors import ConfigError
+
+
+def is_uri(place: str | os.PathLike[str]) -> bool:
+    """Whether this is an address, and not a path of this machine."""
+    return "://" in os.fspath(place)
+
+
+def absolute(place: str | os.PathLike[str]) -> str:
+    """The place as it is called from everywhere: an address stays as it is."""
+    return os.fspath(place) if is_uri(place) else os.path.abspath(place)
+
+
+def open_place(place: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
+    """The file system of a path or an address, and the path in it, without a slash at its end.
+
+    Raises:
+        ConfigError: It is an address that pyarrow does not understand.
+        OSError: Its storage cannot be reached.
+    """
+    if not is_uri(place):
+        return fs.LocalFileSystem(), os.path.abspath(place)
+    try:
+        system, path = fs.FileSystem.from_uri(os.fspath(place))
+    except pa.ArrowInvalid as error:
+        raise ConfigError(
+            f"{os.fspath(place)}: expected a path, or an address such as s3://bucket/folder, "
+            f"gs://bucket/folder or file:///folder ({error})"
+        ) from error
+    return system, str(path).rstrip("/")
+
+
+def copy_whole(
+    source: str, target: str, *, source_system: fs.FileSystem, target_system: fs.FileSystem
+) -> None:
+    """Copies a file so that at `target` lies all of it or what lay there before.
+
+    Raises:
+        OSError: It cannot be read or written.
+    """
+    folder, _, name = target.rpartition("/")
+    new = f"{folder}/.{name}.new"
+    fs.copy_files(
+        source, new, source_filesystem=source_system, destination_filesystem=target_system
+    )
+    target_system.move(new, target)

@@ -1,0 +1,10 @@
+"""Sweeps shields and learning rates; --resume goes on with a sweep that was interrupted.
+
+ray job submit --working-dir . -- python ray_jobs/tune.py run_dir=s3://bucket/sweep ray=cluster
+"""
+
+import sys
+
+from flowshield.cli import main
+
+sys.exit(main(["tune", *sys.argv[1:]]))

@@ -1,0 +1,84 @@
+"""A cluster of two nodes of which one is killed while this process collects, or while it trains.
+
+`python lost_node_driver.py collect FOLDER` or `train FOLDER`; FOLDER/told.json says what it saw.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import ray
+from learners import LONG, Learner, make_rows
+from ray.cluster_utils import Cluster
+
+from flowshield.data import DataCollector
+from flowshield.distributed.train import fit_on_ray
+from flowshield.distributed.train_workers import TrainWorkers
+from flowshield.envs import make_env
+
+CONTROLLER = {"components": [{"kind": "controller", "weight": 1.0}]}
+N_EPISODES = 192
+# a node that does not answer for four seconds is dead
+HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 4}
+
+
+def main(what, folder):
+    nodes = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "dashboard_host": "127.0.0.1", "_system_config": HEALTH},
+    )
+    other = nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False)
+    lost = []
+
+    def lose_the_other():
+        if not lost:
+            lost.append(other)
+            nodes.remove_node(other, allow_graceful=False)
+
+    try:
+        told = {"collect": collect, "train": train}[what](Path(folder), lose_the_other)
+        Path(folder, "told.json").write_text(json.dumps(told))
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def collect(folder, lose_the_other):
+    """Both nodes have made blocks by then, too large to lie anywhere but in their stores."""
+    done, collector = [], DataCollector(make_env("lunarlander"), behaviour=CONTROLLER)
+
+    def on_chunk(returns):
+        done.append(len(returns))
+        if len(done) == 4:
+            lose_the_other()
+
+    shared = collector.collect_shared(
+        N_EPISODES, seed=3, num_workers=2, chunk_episodes=16, on_chunk=on_chunk
+    )
+    shared.to_local().save(folder / "data.npz")
+    return {"chunks": len(done)}
+
+
+def train(folder, lose_the_other):
+    told = []
+
+    def on_epoch(record):
+        told.append(record["epoch"])
+        if record["epoch"] == 5:
+            lose_the_other()
+
+    result = fit_on_ray(
+        Learner(pause=0.02),
+        make_rows(20),
+        make_rows(4, seed=1),
+        LONG,
+        TrainWorkers((1, 2)),
+        checkpoint_dir=str(folder / "fit"),
+        on_epoch=on_epoch,
+    )
+    return {"told": told, "epochs": len(result.history)}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,190 @@
+"""The entry points, submitted to a head as their users do it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from flowshield.cli import _COMMANDS
+from flowshield.data import TrajectoryDataset
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sysconfig.get_path("scripts")
+PATIENCE_S = 300  # for a busy machine; an idle one needs a tenth of it
+TINY = [
+    "profile=quick",
+    "data.n_episodes=80",
+    "shield=quantile",
+    "n_epochs=2",
+    "shield_epochs=1",
+    "calibration.alpha=0.1",
+    "model.hidden_dim=32",
+    "evaluation.n_episodes=3",
+    "evaluation.n_states=60",
+    "evaluation.followed.n_starts=3",
+    "evaluation.followed.n_commands=2",
+    "env.commands=[[200,280]]",
+]
+
+
+class Head(NamedTuple):
+    """A Ray of its own, with a dashboard that takes jobs."""
+
+    url: str
+    tree: Path
+
+    def submit(self, job, *arguments):
+        """Submits an entry point and waits for it."""
+        from ray.job_submission import JobSubmissionClient
+
+        name = f"{job}-{time.monotonic_ns()}"
+        where = ["--address", self.url, "--submission-id", name, "--working-dir", self.tree]
+        command = [f"{SCRIPTS}/ray", "job", "submit", *where]
+        command += ["--", "python", f"ray_jobs/{job}.py", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        client = JobSubmissionClient(self.url)
+        info, log = client.get_job_info(name), client.get_job_logs(name)
+        return Job(done.returncode, str(info.status), info.driver_exit_code, log)
+
+
+class Job(NamedTuple):
+    code: int
+    status: str
+    driver_code: int
+    log: str
+
+    @property
+    def last_line(self):
+        return self.log.strip().splitlines()[-1]
+
+    def assert_succeeded(self):
+        assert (self.status, self.code, self.driver_code) == ("SUCCEEDED", 0, 0), self.log
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    pytest.importorskip("ray")
+    tree = tmp_path_factory.mktemp("checkout")
+    for name in ("flowshield", "configs", "ray_jobs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    # what runs is what was submitted, whatever is installed
+    (tree / "flowshield" / "__init__.py").write_text('__version__ = "0+submitted"\n')
+    port, dashboard, agent, client = free_ports(4)
+    with tempfile.TemporaryDirectory() as folder:  # short: Ray's sockets lie in it
+        command = [f"{SCRIPTS}/ray", "start", "--head", "--block", "--disable-usage-stats"]
+        command += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
+        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        command += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder}"]
+        log = Path(folder) / "start.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                command, env=without_this_checkout(), stdout=output, stderr=output
+            )
+        try:
+            url = f"http://127.0.0.1:{dashboard}"
+            wait_until_it_takes_jobs(url, process, log)
+            yield Head(url, tree)
+        finally:
+            end(process)
+
+
+def free_ports(number):
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def without_this_checkout():
+    """The environment of a node: it finds `python`, and no flowshield by way of ours."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RAY_ADDRESS")}
+    return {**environment, "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
+
+
+def wait_until_it_takes_jobs(url, process, log):
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/api/jobs/", timeout=10):
+                return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(f"no head:\n{log.read_text()}")
+
+
+def end(process):
+    """Ends the head and what it started, and no other Ray of this machine."""
+    import psutil  # which comes with Ray
+
+    if process.poll() is None:
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        _, left = psutil.wait_procs(family, timeout=20)
+        for one in left:
+            one.kill()
+        process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def trained(head, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job") / "run"
+    return folder, head.submit("train", f"run_dir={folder}", *TINY)
+
+
+def test_train_collects_what_is_missing_and_leaves_the_models(trained):
+    folder, job = trained
+    job.assert_succeeded()
+    assert job.last_line.endswith(f"the models are in {folder / 'models'}")
+    assert TrajectoryDataset(folder / "dataset.npz").n_episodes == 80
+    assert {path.stem for path in (folder / "models").glob("*.pt")} == {"agent", "quantile"}
+    assert (folder / "checkpoints" / "agent" / "last.pt").exists()
+
+
+def test_evaluate_goes_on_from_there(head, trained):
+    folder, _ = trained
+    job = head.submit("evaluate", f"run_dir={folder}")
+    job.assert_succeeded()
+    assert job.last_line.endswith(f"open {folder / 'report.html'}")
+    assert (folder / "report.html").stat().st_size > 0
+    results = json.loads((folder / "results.json").read_text())
+    assert len(results["cells"]) == 2
+    assert results["versions"]["flowshield"] == "0+submitted"
+
+
+def test_collect_leaves_the_same_episodes(head, trained, tmp_path):
+    job = head.submit("collect", f"run_dir={tmp_path}", *TINY)
+    job.assert_succeeded()
+    assert job.last_line.endswith(f"the episodes are in {tmp_path / 'dataset.npz'}")
+    theirs = trained[0] / "dataset.npz"
+    assert (tmp_path / "dataset.npz").read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.skipif("tune" not in _COMMANDS, reason="this release has no command `flowshield tune`")
+def test_tune_leaves_its_sweep(head, tmp_path):
+    job = head.submit("tune", f"run_dir={tmp_path}", *TINY)
+    job.assert_succeeded()
+    assert str(tmp_path) in job.last_line
+
+
+def test_a_mistake_fails_the_job_with_a_line_that_names_it(head, tmp_path):
+    job = head.submit("train", f"run_dir={tmp_path / 'x'}", "sead=1")
+    assert (job.status, job.driver_code) == ("FAILED", 1)
+    assert job.code != 0
+    assert job.last_line.startswith("flowshield: unknown config key 'sead': did you mean 'seed'?")
+    assert not (tmp_path / "x").exists()
