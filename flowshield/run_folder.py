@@ -82,6 +82,11 @@ class RunFolder:
         if self._mirror is not None:
             self._mirror.fetch(_goes_on_with)
 
+    def bring(self, path: Path) -> None:
+        """Takes over one file that Ray wrote straight to shared storage."""
+        if self._mirror is not None:
+            self._mirror.fetch(lambda name: name == path.relative_to(self.path).as_posix())
+
     def send(self) -> None:
         """Leaves on shared storage what is new: called after each piece of work.
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from omegaconf import DictConfig
@@ -29,6 +29,7 @@ from flowshield.distributed.sweep_watch import (
 )
 from flowshield.distributed.train_workers import TrainWorkers
 from flowshield.errors import ConfigError
+from flowshield.filesystem import absolute
 from flowshield.search_space import Domain, n_trials
 from flowshield.training import Trainer
 
@@ -57,16 +58,16 @@ def check_search(search: str) -> None:
         )
 
 
-def holds_sweep(folder: Path) -> bool:
-    """Whether a sweep was begun in this folder."""
-    return bool(tune.Tuner.can_restore(str((folder / _NAME).absolute())))
+def holds_sweep(folder: str) -> bool:
+    """Whether a sweep was begun in this folder, a path or an address."""
+    return bool(tune.Tuner.can_restore(_trials_in(folder)))
 
 
 def sweep(
     config: DictConfig,
     space: Sequence[Domain],
     dataset: TrajectoryDataset,
-    folder: Path,
+    folder: str,
     on_trial: OnTrial,
 ) -> list[dict[str, Any]]:
     """Runs the trials, or goes on with those of a sweep that was begun in the folder.
@@ -78,12 +79,12 @@ def sweep(
         config: From `compose("tune")`.
         space: From `read_space`.
         dataset: That of all trials; the workers share one copy a node.
-        folder: Where Tune keeps the sweep, on storage that all nodes share.
+        folder: Where Tune keeps the sweep, on storage that all nodes share: a path or an address.
         on_trial: Called with the record of each trial that is over, and how many are.
 
     Returns:
-        A record of each trial, see `trial_record`; of a finished one "shield_file" is where in
-        the folder `BaseShield.load` finds its shield.
+        A record of each trial, see `trial_record`; of a finished one "shield_file" is where below
+        the folder its shield lies, for `BaseShield.load`.
 
     Raises:
         ConfigError: This machine has no room for one trial.
@@ -96,24 +97,24 @@ def sweep(
             tune.with_parameters(tune_trial, config=_for_worker(config, workers), dataset=dataset),
             workers.resources(),
         )
-        path = folder.absolute() / _NAME
-        if any(path.glob("experiment_state-*.json")):
+        path = _trials_in(folder)
+        if tune.Tuner.can_restore(path):
             tuner = tune.Tuner.restore(
-                str(path), trainable, resume_unfinished=True, restart_errored=True
+                path, trainable, resume_unfinished=True, restart_errored=True
             )
         else:
-            tuner = _new_tuner(trainable, config, space, path)
+            tuner = _new_tuner(trainable, config, space, absolute(folder))
         watch = SweepWatch(on_trial)
         with watch.listening():
             tuner.fit()
     over = [trial for trial in watch.trials if is_over(trial)]
     if len(over) < n_trials(space, config.tune.n_samples, config.tune.search):
         raise KeyboardInterrupt  # which Tune took to itself, to write down where it was
-    return [{**trial_record(trial), "shield_file": _shield_file(trial, path)} for trial in over]
+    return [{**trial_record(trial), "shield_file": _shield_file(trial)} for trial in over]
 
 
 def _new_tuner(
-    trainable: Any, config: DictConfig, space: Sequence[Domain], path: Path
+    trainable: Any, config: DictConfig, space: Sequence[Domain], storage: str
 ) -> tune.Tuner:
     settings = config.tune
     by_optuna = settings.search == "optuna"
@@ -136,8 +137,8 @@ def _new_tuner(
             trial_dirname_creator=_trial_id,  # parameters make names that some storage refuses
         ),
         run_config=tune.RunConfig(
-            name=path.name,
-            storage_path=str(path.parent),
+            name=_NAME,
+            storage_path=storage,
             verbose=0,
             callbacks=[WatchCallback()],  # beside Tune's own, TensorBoard's among them
             failure_config=tune.FailureConfig(max_failures=config.ray.max_failures),
@@ -182,10 +183,15 @@ def _for_worker(config: DictConfig, workers: TrainWorkers) -> DictConfig:
     return here
 
 
-def _shield_file(trial: Trial, path: Path) -> str | None:
+def _trials_in(folder: str) -> str:
+    return f"{absolute(folder).rstrip('/')}/{_NAME}"
+
+
+def _shield_file(trial: Trial) -> str | None:
     if trial.checkpoint is None or not trial.last_result.get("finished"):
         return None
-    return Path(os.path.relpath(trial.checkpoint.path, path.parent), "shield.pt").as_posix()
+    # whatever the storage is called, the trial's folder is Tune's
+    return "/".join([_NAME, *PurePosixPath(trial.checkpoint.path).parts[-2:], "shield.pt"])
 
 
 def _trial_id(trial: Trial) -> str:

@@ -61,7 +61,7 @@ def tune(
 
     space = read_space(config)
     check_search(config.tune.search)
-    _check_resume(folder, holds_sweep(folder.sweep), resume)
+    _check_resume(folder, holds_sweep(folder.shared(folder.sweep)), resume)
     with session():  # one Ray for both; a sweep is never without
         dataset = collect(config, folder, reporter)
         trainer = Trainer(config)
@@ -107,7 +107,8 @@ def _trials(
 
     total = n_trials(space, config.tune.n_samples, config.tune.search)
     with folder.timed("tune"), reporter.bar("trials", total) as bar:
-        return ranked(sweep(config, space, dataset, folder.sweep, _Teller(reporter, bar, total)))
+        place = folder.shared(folder.sweep)
+        return ranked(sweep(config, space, dataset, place, _Teller(reporter, bar, total)))
 
 
 class _Teller:
@@ -145,6 +146,7 @@ def _conclude(
     }
     best = trials[0]
     if best["status"] == "finished":
+        folder.bring(folder.sweep / best["shield_file"])
         shield = BaseShield.load(folder.sweep / best["shield_file"])
         shield.save(folder.sweep / "best_shield.pt")
         settings = trial_config(config, best["parameters"])
@@ -157,6 +159,7 @@ def _conclude(
     with atomic_write(folder.sweep / "table.md") as file:
         file.write(sweep_markdown_table(results).encode())
     plot_sweep(results).savefig(folder.sweep / "sweep.png", dpi=150)
+    folder.send()
     return results
 
 
