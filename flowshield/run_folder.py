@@ -43,7 +43,7 @@ class RunFolder:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.place = str(place)
+        self.place = str(place).rstrip("/")
         self._mirror = Mirror(self.place) if is_uri(place) else None
         self.path = path = Path(place) if self._mirror is None else self._mirror.path
         self.config = path / "config.yaml"
@@ -98,7 +98,7 @@ class RunFolder:
 
     def shared(self, path: Path) -> str:
         """What every node calls a path in this folder."""
-        return f"{self.place.rstrip('/')}/{path.relative_to(self.path).as_posix()}"
+        return f"{self.place}/{path.relative_to(self.path).as_posix()}"
 
     def named(self, text: str) -> str:
         """The text with the folder called by its place."""

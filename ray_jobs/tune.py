@@ -1,6 +1,9 @@
 """Sweeps shields and learning rates; --resume goes on with a sweep that was interrupted.
 
 ray job submit --working-dir . -- python ray_jobs/tune.py run_dir=s3://bucket/sweep ray=cluster
+
+A shell on the head reads the line once more: an override with braces takes two pairs of quotes,
+"'tune.space.shield.learning_rate={grid:[1e-3,2e-3]}'".
 """
 
 import sys

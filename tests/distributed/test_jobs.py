@@ -134,7 +134,7 @@ def end(process):
     if process.poll() is None:
         family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        _, left = psutil.wait_procs(family, timeout=20)
+        _, left = psutil.wait_procs(family, timeout=5)
         for one in left:
             one.kill()
         process.kill()

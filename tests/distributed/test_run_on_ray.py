@@ -42,7 +42,8 @@ def here(tmp_path_factory):
 @pytest.fixture(scope="module")
 def on_ray(cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "ray"
-    assert main(["run", f"run_dir={folder}", *TINY]) == 0
+    # at an address: what workers write goes there, what this process writes is sent there
+    assert main(["run", f"run_dir={folder.as_uri()}", *TINY]) == 0
     return folder
 
 
