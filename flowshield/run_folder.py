@@ -194,7 +194,9 @@ def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) 
             given[key] = saved[key]
     _reconcile_sweeps(folder, saved, given, said)
     different = _differences(_flat(saved), _flat(given))
-    if not said - {"run_dir", *_MACHINE_KEYS} or not different:
+    if not said - {"run_dir", *_MACHINE_KEYS, *filter(_is_of_sweep, said)}:
+        different = list(filter(_is_of_sweep, different))  # of the rest nothing was said
+    if not different:
         return saved
     if not folder.holds_work():  # nothing is lost: most likely the first try was refused
         return given
@@ -208,7 +210,7 @@ def _reconcile_sweeps(
     folder: RunFolder, saved: DictConfig, given: DictConfig, said: set[str]
 ) -> None:
     """What is searched may still change until a sweep has begun; other commands leave it alone."""
-    restated = any(key.lstrip("+~").startswith("tune.") for key in said)
+    restated = any(map(_is_of_sweep, said))
     with open_dict(saved), open_dict(given):
         if "tune" in given and ("tune" not in saved or (restated and not folder.sweep.exists())):
             saved.tune = given.tune
@@ -221,6 +223,10 @@ def _goes_on_with(name: str) -> bool:
     first, *rest = name.split("/")
     # Ray reads its own where it lies; a hidden file was not sent to its end
     return first in _READ and not any(part == "ray" or part.startswith(".") for part in rest)
+
+
+def _is_of_sweep(key: str) -> bool:
+    return key.lstrip("+~").startswith("tune.")
 
 
 def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:

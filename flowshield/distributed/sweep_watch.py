@@ -35,11 +35,12 @@ class SweepWatch:
         on_trial: Called with the record of each trial that is over, and how many are.
 
     Attributes:
-        trials: All trials of the sweep, once it is over or interrupted.
+        over: The trials that are over, once the sweep is over or interrupted.
     """
 
     def __init__(self, on_trial: OnTrial) -> None:
-        self.on_trial, self.trials = on_trial, list[Trial]()
+        self.on_trial = on_trial
+        self.over: list[Trial] | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -73,11 +74,17 @@ class WatchCallback(tune.Callback):
         """Failed for good."""
         self._tell(trials, trial)
 
-    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Over or interrupted."""
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Takes down which are over: after an interrupt, all will look as if they were."""
         listener = _LISTENER.get()
         if listener is not None:
-            listener.trials = list(trials)
+            listener.over = [trial for trial in trials if is_over(trial)]
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """There was no step where nothing was left to do."""
+        listener = _LISTENER.get()
+        if listener is not None and listener.over is None:
+            listener.over = list(trials)
 
     def _tell(self, trials: Sequence[Trial], trial: Trial) -> None:
         listener = _LISTENER.get()

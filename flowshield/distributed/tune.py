@@ -24,7 +24,6 @@ from flowshield.distributed.sweep_watch import (
     RememberingASHA,
     SweepWatch,
     WatchCallback,
-    is_over,
     trial_record,
 )
 from flowshield.distributed.train_workers import TrainWorkers
@@ -107,7 +106,7 @@ def sweep(
         watch = SweepWatch(on_trial)
         with watch.listening():
             tuner.fit()
-    over = [trial for trial in watch.trials if is_over(trial)]
+    over = watch.over or []
     if len(over) < n_trials(space, config.tune.n_samples, config.tune.search):
         raise KeyboardInterrupt  # which Tune took to itself, to write down where it was
     return [{**trial_record(trial), "shield_file": _shield_file(trial)} for trial in over]
@@ -205,10 +204,13 @@ def _quiet() -> Iterator[None]:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     # that it writes down where the sweep is more often than every 5 s: so do short epochs
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    logger = logging.getLogger("ray.tune.tune")  # that trials are left after an interrupt
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    # that trials are left after an interrupt, and that those have no results
+    loggers = [logging.getLogger(f"ray.tune.{name}") for name in ("tune", "analysis")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -19,6 +19,7 @@ from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
 from flowshield.distributed.sweep_watch import RememberingASHA
 from flowshield.models import BaseShield
+from flowshield.pipeline import tuning
 from flowshield.training import Trainer
 
 pytestmark = pytest.mark.ray
@@ -189,6 +190,30 @@ def test_a_sweep_killed_and_resumed_ends_with_every_trial_finished_once(cluster,
     kept = {path: when for path, when in finished.items() if path.parents[1].name in over}
     assert kept and kept.items() <= after.items()
     assert len({path.parents[1] for path in after}) == 4
+
+
+def test_ctrl_c_leaves_a_sweep_that_can_be_gone_on_with(
+    cluster, swept, tmp_path, capsys, monkeypatch
+):
+    tell = tuning._Teller.__call__
+
+    def interrupt(teller, trial, over):
+        tell(teller, trial, over)
+        if over == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(tuning._Teller, "__call__", interrupt)
+    ours = [o for o in TINY if not o.startswith(("shield=", "shield.q", "data"))]
+    overrides = ["shield=mixture", "shield_epochs=1", "tune.max_concurrent=1"]
+    data = f"data.path={swept / 'dataset.npz'}"
+    assert main(["tune", f"run_dir={tmp_path}", data, *ours, *overrides]) == 130
+    assert "--resume run_dir=... goes on" in capsys.readouterr().err
+    assert not (tmp_path / "sweep" / "results.json").exists()
+    (first,) = checkpoints(tmp_path)
+    assert main(["tune", "--resume", f"run_dir={tmp_path}"]) == 0
+    assert [trial["status"] for trial in results(tmp_path)["trials"]] == ["finished"] * 2
+    assert "trial 2 of 2" in capsys.readouterr().out
+    assert len(checkpoints(tmp_path)) == 2 and first in checkpoints(tmp_path)
 
 
 def test_resuming_where_there_is_no_sweep_says_so(tmp_path, capsys):

@@ -13,6 +13,7 @@ from flowshield.errors import ConfigError, DataError
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.training import Trainer
 from flowshield.training import trainer as trainer_module
+from flowshield.training.worker import InProcessWorker
 
 ROOT = Path(__file__).parents[2]
 N_EPISODES, LENGTH = 160, 5
@@ -299,3 +300,26 @@ def test_rays_number_of_workers_goes_before_the_plain_one(
 def test_cuda_graph_on_a_cpu_is_refused(tmp_path, dataset):
     with pytest.raises(ConfigError, match="cuda_graph=true needs one CUDA device"):
         Trainer(make_config(tmp_path, cuda_graph=True)).train_udrl(dataset)
+
+
+# ---------------------------------------------------------------- a judge and a worker
+
+
+def test_a_judge_and_a_worker_are_handed_to_the_fit(tmp_path, dataset):
+    class Listener(InProcessWorker):
+        def __init__(self):
+            self.told = []
+
+        def report(self, record, checkpoint):
+            self.told.append((record["score"], checkpoint))
+
+    listener, config = Listener(), make_config(tmp_path, checkpoint_every=2)
+    trainer = Trainer(config, worker=listener)
+    shield = trainer.train_shield(dataset, "mixture", judge=lambda shield: {"score": 7.0})
+    folder = tmp_path / "logs" / "checkpoints" / "mixture"
+    assert listener.told == [(7.0, None), (7.0, folder)]
+    plain = Trainer(config, checkpoint_dir=tmp_path / "plain").train_shield(dataset, "mixture")
+    assert torch.equal(weights(shield), weights(plain))
+    assert [r["score"] for r in trainer.results["mixture"].history] == [7.0, 7.0]
+    with pytest.raises(ConfigError, match="num_workers=0"):
+        Trainer(make_config(tmp_path, num_workers=1)).train_shield(dataset, judge=lambda _: {})
