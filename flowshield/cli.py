@@ -112,7 +112,8 @@ def _finish_sweep(folder: RunFolder, reporter: Reporter, results: dict[str, Any]
         f"false alarms {percent(alarms['rate'], 1)} "
         f"({percent_interval(alarms['low'], alarms['high'])})",
     )
-    reporter.stage("tune", f"wrote {folder.sweep}: best_shield.pt, best.yaml, sweep.png, table.md")
+    place = absolute(folder.sweep)
+    reporter.stage("tune", f"wrote {place}: best_shield.pt, best.yaml, sweep.png, table.md")
 
 
 def _finish(

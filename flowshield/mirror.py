@@ -38,7 +38,7 @@ class Mirror:
         self._lock = threading.Lock()
 
     def fetch(self, wanted: Callable[[str], bool]) -> None:
-        """Brings here what is there.
+        """Brings here what is there: all folders, and of the files those that are wanted.
 
         Args:
             wanted: Says of a file's path below the folder whether it is to come.
@@ -46,8 +46,10 @@ class Mirror:
         selector = fs.FileSelector(self._root, allow_not_found=True, recursive=True)
         for found in self._there.get_file_info(selector):
             name = found.path[len(self._root) + 1 :]
-            if found.type == fs.FileType.File and wanted(name):
-                target = self.path / name
+            target = self.path / name
+            if found.type == fs.FileType.Directory:
+                target.mkdir(parents=True, exist_ok=True)
+            elif wanted(name):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 fs.copy_files(
                     found.path,

@@ -22,7 +22,8 @@ from flowshield.filesystem import is_uri
 from flowshield.mirror import Mirror
 
 # what a start takes over from an earlier one
-_READ = "config.yaml timings.json dataset.npz checkpoints models cells followed shields".split()
+_READ = ("config.yaml", "timings.json", "dataset.npz", "checkpoints", "models", "sweep")
+_MEASURED = ("cells", "followed", "shields")
 _MACHINE_KEYS = ("device", "n_threads", "num_workers", "ray")
 
 
@@ -82,10 +83,12 @@ class RunFolder:
         if self._mirror is not None:
             self._mirror.fetch(_goes_on_with)
 
-    def bring(self, path: Path) -> None:
-        """Takes over one file that Ray wrote straight to shared storage."""
+    def fetched(self, path: Path) -> Path:
+        """The path, once what Ray's workers left there on shared storage is here."""
         if self._mirror is not None:
-            self._mirror.fetch(lambda name: name == path.relative_to(self.path).as_posix())
+            name = path.relative_to(self.path).as_posix()
+            self._mirror.fetch(lambda other: other == name)
+        return path
 
     def send(self) -> None:
         """Leaves on shared storage what is new: called after each piece of work.
@@ -222,7 +225,8 @@ def _goes_on_with(name: str) -> bool:
     """Whether a start needs this file of an earlier one's run folder."""
     first, *rest = name.split("/")
     # Ray reads its own where it lies; a hidden file was not sent to its end
-    return first in _READ and not any(part == "ray" or part.startswith(".") for part in rest)
+    left = any(part in ("ray", "trials") or part.startswith(".") for part in rest)
+    return first in (*_READ, *_MEASURED) and not left
 
 
 def _is_of_sweep(key: str) -> bool:

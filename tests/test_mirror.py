@@ -39,6 +39,14 @@ def test_what_is_sent_is_there_and_what_is_there_is_fetched(there):
     assert contents(another.path) == contents(one.path)
 
 
+def test_folders_are_made_even_of_files_that_are_not_fetched(there):
+    """Whether something is there at all says what may still be changed."""
+    write(there, "sweep/trials/state", "Ray's own")
+    mirror = Mirror(there.as_uri())
+    mirror.fetch(lambda name: False)
+    assert (mirror.path / "sweep").is_dir() and contents(mirror.path) == {}
+
+
 def test_only_what_is_new_or_changed_is_sent(there):
     write(there, "old", "1")
     mirror = Mirror(there.as_uri())

@@ -8,10 +8,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from pyarrow import fs
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search.basic_variant import BasicVariantGenerator
@@ -28,7 +29,7 @@ from flowshield.distributed.sweep_watch import (
 )
 from flowshield.distributed.train_workers import TrainWorkers
 from flowshield.errors import ConfigError
-from flowshield.filesystem import absolute
+from flowshield.filesystem import absolute, open_place
 from flowshield.search_space import Domain, n_trials
 from flowshield.training import Trainer
 
@@ -59,7 +60,7 @@ def check_search(search: str) -> None:
 
 def holds_sweep(folder: str) -> bool:
     """Whether a sweep was begun in this folder, a path or an address."""
-    return bool(tune.Tuner.can_restore(_trials_in(folder)))
+    return bool(tune.Tuner.can_restore(f"{absolute(folder)}/{_NAME}"))
 
 
 def sweep(
@@ -78,7 +79,7 @@ def sweep(
         config: From `compose("tune")`.
         space: From `read_space`.
         dataset: That of all trials; the workers share one copy a node.
-        folder: Where Tune keeps the sweep, on storage that all nodes share: a path or an address.
+        folder: Where Tune keeps the sweep, a path or an address, on storage that all nodes share.
         on_trial: Called with the record of each trial that is over, and how many are.
 
     Returns:
@@ -96,24 +97,31 @@ def sweep(
             tune.with_parameters(tune_trial, config=_for_worker(config, workers), dataset=dataset),
             workers.resources(),
         )
-        path = _trials_in(folder)
-        if tune.Tuner.can_restore(path):
+        place = absolute(folder)
+        if _is_under_way(f"{place}/{_NAME}"):
             tuner = tune.Tuner.restore(
-                path, trainable, resume_unfinished=True, restart_errored=True
+                f"{place}/{_NAME}", trainable, resume_unfinished=True, restart_errored=True
             )
         else:
-            tuner = _new_tuner(trainable, config, space, absolute(folder))
+            tuner = _new_tuner(trainable, config, space, place)
         watch = SweepWatch(on_trial)
         with watch.listening():
             tuner.fit()
     over = watch.over or []
     if len(over) < n_trials(space, config.tune.n_samples, config.tune.search):
         raise KeyboardInterrupt  # which Tune took to itself, to write down where it was
-    return [{**trial_record(trial), "shield_file": _shield_file(trial)} for trial in over]
+    return [{**trial_record(trial), "shield_file": _shield_file(trial, place)} for trial in over]
+
+
+def _is_under_way(path: str) -> bool:
+    """Whether Tune has written down where the sweep is."""
+    system, folder = open_place(path)
+    found = system.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    return any(entry.base_name.startswith("experiment_state-") for entry in found)
 
 
 def _new_tuner(
-    trainable: Any, config: DictConfig, space: Sequence[Domain], storage: str
+    trainable: Any, config: DictConfig, space: Sequence[Domain], place: str
 ) -> tune.Tuner:
     settings = config.tune
     by_optuna = settings.search == "optuna"
@@ -137,7 +145,7 @@ def _new_tuner(
         ),
         run_config=tune.RunConfig(
             name=_NAME,
-            storage_path=storage,
+            storage_path=place,
             verbose=0,
             callbacks=[WatchCallback()],  # beside Tune's own, TensorBoard's among them
             failure_config=tune.FailureConfig(max_failures=config.ray.max_failures),
@@ -182,15 +190,11 @@ def _for_worker(config: DictConfig, workers: TrainWorkers) -> DictConfig:
     return here
 
 
-def _trials_in(folder: str) -> str:
-    return f"{absolute(folder).rstrip('/')}/{_NAME}"
-
-
-def _shield_file(trial: Trial) -> str | None:
+def _shield_file(trial: Trial, place: str) -> str | None:
     if trial.checkpoint is None or not trial.last_result.get("finished"):
         return None
-    # whatever the storage is called, the trial's folder is Tune's
-    return "/".join([_NAME, *PurePosixPath(trial.checkpoint.path).parts[-2:], "shield.pt"])
+    _, folder = open_place(place)
+    return Path(os.path.relpath(trial.checkpoint.path, folder), "shield.pt").as_posix()
 
 
 def _trial_id(trial: Trial) -> str:

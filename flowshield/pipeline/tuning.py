@@ -107,8 +107,8 @@ def _trials(
 
     total = n_trials(space, config.tune.n_samples, config.tune.search)
     with folder.timed("tune"), reporter.bar("trials", total) as bar:
-        place = folder.shared(folder.sweep)
-        return ranked(sweep(config, space, dataset, place, _Teller(reporter, bar, total)))
+        place, teller = folder.shared(folder.sweep), _Teller(reporter, bar, total)
+        return ranked(sweep(config, space, dataset, place, teller))
 
 
 class _Teller:
@@ -138,7 +138,7 @@ def _conclude(
     results: dict[str, Any] = {
         "version": SWEEP_VERSION,
         "command": command,
-        "config_yaml": OmegaConf.to_yaml(config),
+        "config_yaml": folder.named(OmegaConf.to_yaml(config)),
         "metric": _METRIC,
         "space": [asdict(domain) for domain in space],
         "trials": trials,
@@ -146,14 +146,14 @@ def _conclude(
     }
     best = trials[0]
     if best["status"] == "finished":
-        folder.bring(folder.sweep / best["shield_file"])
-        shield = BaseShield.load(folder.sweep / best["shield_file"])
+        shield = BaseShield.load(folder.fetched(folder.sweep / best["shield_file"]))
         shield.save(folder.sweep / "best_shield.pt")
         settings = trial_config(config, best["parameters"])
         with atomic_write(folder.sweep / "best.yaml") as file:
             file.write(_best_yaml(best, settings).encode())
         results["best"] = {"trial": best["trial"], "test": _tested(config, shield, test)}
     write_json(folder.sweep / "results.json", results)
+    folder.send()
     if best["status"] != "finished":
         raise DataError(f"none of {len(trials)} trials finished; the best says: {best['error']}")
     with atomic_write(folder.sweep / "table.md") as file:

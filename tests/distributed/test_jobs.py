@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import pytest
 
-from flowshield.cli import _COMMANDS
 from flowshield.data import TrajectoryDataset
 
 pytestmark = pytest.mark.ray
@@ -175,11 +174,16 @@ def test_collect_leaves_the_same_episodes(head, trained, tmp_path):
     assert (tmp_path / "dataset.npz").read_bytes() == theirs.read_bytes()
 
 
-@pytest.mark.skipif("tune" not in _COMMANDS, reason="this release has no command `flowshield tune`")
-def test_tune_leaves_its_sweep(head, tmp_path):
-    job = head.submit("tune", f"run_dir={tmp_path}", *TINY)
+def test_tune_leaves_its_sweep_at_an_address_too(head, tmp_path):
+    address = (tmp_path / "run").as_uri()
+    job = head.submit("tune", f"run_dir={address}", *TINY)
     job.assert_succeeded()
-    assert str(tmp_path) in job.last_line
+    assert f"wrote {address}/sweep: best_shield.pt" in job.last_line
+    sweep = tmp_path / "run" / "sweep"
+    results = json.loads((sweep / "results.json").read_text())
+    assert [trial["status"] for trial in results["trials"]] == ["finished"] * 3
+    assert (sweep / results["trials"][0]["shield_file"]).exists()
+    assert (sweep / "best_shield.pt").stat().st_size > 0
 
 
 def test_a_mistake_fails_the_job_with_a_line_that_names_it(head, tmp_path):
