@@ -37,6 +37,7 @@ TINY = [
     "batch_size=64",
     "checkpoint_every=1",
     "device=cpu",
+    "ray.num_workers=0",  # two hundred short episodes are collected here sooner than actors start
 ]
 ALL = sorted((shield, rate) for shield, rate in product(SHIELDS, RATES))
 
@@ -160,9 +161,11 @@ def state_of(folder):
     return {trial["trial_id"]: trial["status"] for trial in trials}
 
 
-def test_a_sweep_killed_and_resumed_ends_with_every_trial_finished_once(cluster, tmp_path, capsys):
-    folder = tmp_path / "run"
-    settings = [*TINY, "shield_epochs=4", "tune.scheduler=none", f"run_dir={folder}"]
+def test_a_sweep_killed_and_resumed_ends_with_every_trial_finished_once(
+    cluster, swept, tmp_path, capsys
+):
+    folder, data = tmp_path / "run", f"data.path={swept / 'dataset.npz'}"
+    settings = [*TINY, data, "shield_epochs=4", "tune.scheduler=none", f"run_dir={folder}"]
     program = [sys.executable, "-m", "flowshield", "tune", *settings]
     with (tmp_path / "stderr").open("w") as stderr:
         process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=stderr)
