@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flowshield: {reporter.named(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = "--resume run_dir=..." if parsed.command == "tune" else "run_dir=..."
-        print(f"flowshield: interrupted; the same {again} goes on from here", file=sys.stderr)
+        again = " (with --resume, if trials had begun)" if parsed.command == "tune" else ""
+        print(f"flowshield: interrupted; the same run_dir=... goes on{again}", file=sys.stderr)
         return 130
     return 0
 

@@ -189,7 +189,9 @@ def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) 
     except ConfigError as error:
         raise ConfigError(f"{folder.named(str(folder.config))}: {error}") from error
     said = {override.partition("=")[0] for override in overrides}
-    said = {"ray" if key.startswith("ray.") else key for key in said}
+    for key in [key for key in said if key.startswith("ray.")]:  # one of them leaves the others
+        OmegaConf.update(saved, key, OmegaConf.select(given, key))
+        said.remove(key)
     for key in ("run_dir", *_MACHINE_KEYS):  # where a run goes on may differ from where it began
         if key in said:
             saved[key] = given[key]

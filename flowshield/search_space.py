@@ -1,6 +1,6 @@
 """What a sweep searches: domains of config keys, and the config that a draw from them makes."""
 
-__all__ = ["Domain", "as_overrides", "n_trials", "read_space", "trial_config"]
+__all__ = ["Domain", "as_overrides", "most_epochs", "n_trials", "read_space", "trial_config"]
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,6 +94,12 @@ def read_space(config: DictConfig) -> list[Domain]:
         if name not in list_shields():
             raise unknown_name("shield in tune.space.shield", name, list_shields())
     return [types, *(_checked(domain, config, types.values) for domain in found.values())]
+
+
+def most_epochs(config: DictConfig, space: Sequence[Domain]) -> int:
+    """Epochs of the longest trial, where they are searched too."""
+    searched = [int(max(domain.values)) for domain in space if domain.key == "shield_epochs"]
+    return max(searched, default=int(config.shield_epochs))
 
 
 def n_trials(space: Sequence[Domain], n_samples: int, search: str) -> int:

@@ -13,6 +13,7 @@ import torch
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
 from flowshield.models import BaseShield, UDRLAgent
+from flowshield.run_folder import load_config
 
 TINY = [
     "data.n_episodes=80",
@@ -198,6 +199,14 @@ def test_a_run_killed_before_its_first_file_goes_on_with_its_own_settings(tmp_pa
 def test_a_run_may_go_on_with_other_hardware(finished, capsys):
     assert run("train", finished, "n_threads=1", "device=auto") == 0
     assert run("train", finished, "device=cpu") == 0
+
+
+def test_one_key_of_ray_leaves_the_others_as_they_were(tmp_path):
+    folder = tmp_path / "x"
+    first, _ = load_config([f"run_dir={folder}", "ray=cluster"])
+    again, _ = load_config([f"run_dir={folder}", "ray.max_failures=20"])
+    assert again.ray == {**first.ray, "max_failures": 20}
+    assert again.ray.rollout_workers == 64
 
 
 def test_too_few_episodes_are_refused_before_anything_is_trained(tmp_path, capsys):

@@ -8,8 +8,8 @@ from typing import Any
 
 import ray
 import torch
-from ray.util import ActorPool
 
+from flowshield.distributed.backup_tasks import keep_busy
 from flowshield.distributed.errors import own_error
 from flowshield.evaluation import Evaluator, Measurement, Subjects
 
@@ -25,17 +25,20 @@ class EvaluationWorker:
     def __init__(self, subjects: list["ray.ObjectRef[Subjects]"]) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # an actor that asks for no GPU sees every one
         torch.set_num_threads(1)
-        self.evaluator = Evaluator(ray.get(subjects[0]))
+        self.subjects = subjects
+        self.evaluator: Evaluator | None = None
 
     def measure(self, measurement: Measurement) -> tuple[Measurement, dict[str, Any]]:
         """One measurement and its record."""
+        if self.evaluator is None:  # here, that what it raises comes out as itself
+            self.evaluator = Evaluator(ray.get(self.subjects[0]))
         return measurement, self.evaluator.measure(measurement)
 
 
 class EvaluatorPool:
     """Actors that make an evaluation's records; the numbers are those of one process.
 
-    An actor that dies is started again, and what it was at is measured again.
+    An actor that dies is started again, and what it was at is measured again; see `keep_busy`.
 
     Args:
         subjects: What is evaluated, on the CPU; each node gets it once.
@@ -51,12 +54,14 @@ class EvaluatorPool:
         self, measurements: Iterable[Measurement]
     ) -> Iterator[tuple[Measurement, dict[str, Any]]]:
         """Makes all of these records; yields each with what was asked, as it gets done."""
-        pool = ActorPool(self._actors)
-        with own_error():
-            yield from pool.map_unordered(
-                lambda actor, measurement: actor.measure.remote(measurement),
-                list(measurements),
-            )
+
+        def begin(actor: Any, measurement: Measurement) -> tuple["ray.ObjectRef[Any]", None]:
+            return actor.measure.remote(measurement), None
+
+        for _, done, _ in keep_busy(self._actors, measurements, begin, in_flight=1):
+            with own_error():
+                measured = ray.get(done)
+            yield measured
 
     def close(self) -> None:
         """Ends the actors."""

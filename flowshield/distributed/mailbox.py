@@ -4,7 +4,7 @@ __all__ = ["Mailbox"]
 
 import threading
 import uuid
-from collections import deque
+from collections import defaultdict
 from typing import Any
 
 import ray
@@ -22,23 +22,20 @@ class Letters:
     """What lies in all mailboxes of a driver; one process serves them all."""
 
     def __init__(self) -> None:
-        self.boxes: dict[str, deque[Record]] = {}
-
-    def open(self, box: str) -> None:
-        self.boxes[box] = deque()
+        self.boxes: defaultdict[str, list[Record]] = defaultdict(list)
+        self.closed: set[str] = set()
 
     def put(self, box: str, record: Record) -> bool:
-        if box in self.boxes:
+        if box not in self.closed:
             self.boxes[box].append(record)
-        return box in self.boxes
+        return box not in self.closed
 
     def take(self, box: str) -> list[Record]:
-        letters = list(self.boxes[box])
-        self.boxes[box].clear()
-        return letters
+        return self.boxes.pop(box, [])
 
     def close(self, box: str) -> None:
         self.boxes.pop(box, None)
+        self.closed.add(box)
 
 
 class Mailbox:
@@ -50,7 +47,6 @@ class Mailbox:
     def __init__(self) -> None:
         self._letters = _letters()
         self._box = uuid.uuid4().hex
-        ray.get(self._letters.open.remote(self._box))
 
     def put(self, record: Record) -> bool:
         """Leaves a record; says whether anybody still waits for it."""
@@ -77,6 +73,7 @@ def _letters() -> Any:
         if key not in _LETTERS:
             here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
             _LETTERS.clear()  # of a Ray that is gone
-            letters: Any = ray.remote(num_cpus=0)(Letters)
+            # one that is killed is started again: a record may be lost, the training goes on
+            letters: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Letters)
             _LETTERS[key] = letters.options(scheduling_strategy=here).remote()
         return _LETTERS[key]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flowshield.data import Behaviour, collect_episodes
 from flowshield.data.arrays import arrays_from_episodes
 from flowshield.data.arrow import table_of
+from flowshield.distributed.backup_tasks import keep_busy
 from flowshield.distributed.errors import own_error
 from flowshield.envs import ContinuousEnvWrapper, env_maker
 
@@ -52,16 +53,20 @@ class RolloutWorker:
         # rollouts are the CPUs' work: an actor that asks for no GPU sees every one of them
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(1)
-        self.envs, self.behaviour = [make() for _ in range(n_envs)], behaviour
+        self.make, self.n_envs, self.behaviour = make, n_envs, behaviour
+        self.envs: list[ContinuousEnvWrapper] = []
 
     def ready(self) -> None:
-        """Answers once the environments are made."""
+        """Makes the environments: what they raise is a task's error, and comes out as itself."""
+        while len(self.envs) < self.n_envs:
+            self.envs.append(self.make())
 
     def collect(self, indices: range, seed: int) -> tuple[pa.Table, ChunkStats]:
         """The episodes with these indices as one table, and its counts.
 
         The same arguments give the same bytes: a chunk whose actor died is simply made again.
         """
+        self.ready()
         episodes = collect_episodes(self.envs, self.behaviour, indices, seed)
         stats = ChunkStats(
             np.array([episode.total_return for episode in episodes]),
@@ -117,11 +122,7 @@ class RolloutActors:
         seed: int,
         on_chunk: Callable[[ChunkStats], None] | None = None,
     ) -> tuple[list["ray.ObjectRef[pa.Table]"], list[ChunkStats]]:
-        """Keeps every actor busy until all chunks are done.
-
-        An actor that runs out of chunks takes over what others have not done, and who is first
-        counts (the backup tasks of Dean and Ghemawat 2004, MapReduce, section 3.6): nothing waits
-        for an actor that no node has room for any more, as long as one is alive.
+        """Has every chunk collected, see `keep_busy`.
 
         Args:
             chunks: Indices of the episodes, a task each; asked for the next when an actor is free.
@@ -131,39 +132,21 @@ class RolloutActors:
         Returns:
             Blocks, which stay in the object store, and counts, in the order of the chunks.
         """
-        untouched, undone = enumerate(chunks), dict[int, range]()
-        begun: list[set[int]] = [set() for _ in self._actors]
         blocks: dict[int, ray.ObjectRef[pa.Table]] = {}
         stats: dict[int, ChunkStats] = {}
-        running: dict[ray.ObjectRef[ChunkStats], tuple[int, int, ray.ObjectRef[pa.Table]]] = {}
 
-        def give(who: int) -> None:
-            for number, chunk in untouched:
-                undone[number] = chunk
-                break
-            else:
-                others = undone.keys() - begun[who]
-                if not others:
-                    return
-                number = max(others)  # the last that was given: it may well be waiting still
-            begun[who].add(number)
-            block, counts = _collect(self._actors[who], undone[number], seed)
-            running[counts] = number, who, block
+        def begin(
+            actor: Any, chunk: range
+        ) -> tuple["ray.ObjectRef[ChunkStats]", "ray.ObjectRef[pa.Table]"]:
+            block, counts = _collect(actor, chunk, seed)
+            return counts, block
 
-        for _ in range(_IN_FLIGHT):
-            for who in range(len(self._actors)):
-                give(who)
-        while undone:
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            number, who, block = running.pop(done)
-            if number in undone:
-                with own_error():
-                    stats[number] = ray.get(done)
-                blocks[number] = block
-                del undone[number]
-                if on_chunk is not None:
-                    on_chunk(stats[number])
-            give(who)
+        for number, counts, block in keep_busy(self._actors, chunks, begin, _IN_FLIGHT):
+            with own_error():
+                stats[number] = ray.get(counts)
+            blocks[number] = block
+            if on_chunk is not None:
+                on_chunk(stats[number])
         order = range(len(blocks))
         return [blocks[number] for number in order], [stats[number] for number in order]
 

@@ -30,7 +30,7 @@ from flowshield.distributed.sweep_watch import (
 from flowshield.distributed.train_workers import TrainWorkers
 from flowshield.errors import ConfigError
 from flowshield.filesystem import absolute, open_place
-from flowshield.search_space import Domain, n_trials
+from flowshield.search_space import Domain, most_epochs, n_trials
 from flowshield.training import Trainer
 
 _NAME = "trials"  # Tune's folder within the sweep's
@@ -168,8 +168,7 @@ def _optuna(seed: int) -> Any:
 
 def _scheduler(config: DictConfig, space: Sequence[Domain]) -> RememberingASHA | None:
     settings = config.tune
-    searched = [max(d.values) for d in space if d.key == "shield_epochs"]
-    n_epochs = max(searched, default=config.shield_epochs)
+    n_epochs = most_epochs(config, space)
     if settings.scheduler == "none" or settings.grace_epochs >= n_epochs:
         return None
     return RememberingASHA(

@@ -69,7 +69,9 @@ def evaluate(
     with atomic_write(folder.table) as file:
         tables = (markdown_table(results), followed_markdown_table(results))
         file.write("\n".join(filter(None, tables)).encode())
-    write_report(folder.report, results, draw_figures(results, folder, subjects))
+    write_report(
+        folder.report, results, draw_figures(results, folder, Evaluator(subjects).subjects)
+    )
     folder.send()
     reporter.stage("evaluate", f"wrote {folder.results}, {folder.figures}/ and {folder.report}")
     return results

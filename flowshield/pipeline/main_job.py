@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from flowshield.pipeline.collecting import collect
 from flowshield.pipeline.evaluating import evaluate
-from flowshield.pipeline.place import place
+from flowshield.pipeline.place import check_room, place
 from flowshield.pipeline.training import train
 from flowshield.progress import Reporter
 from flowshield.run_folder import RunFolder
@@ -27,6 +27,7 @@ def run(config: DictConfig, folder: RunFolder, reporter: Reporter, command: str)
         The content of results.json.
     """
     with place(config):  # one Ray for all stages
+        check_room(config)
         dataset = collect(config, folder, reporter)
         train(config, folder, reporter, dataset)
         return evaluate(config, folder, reporter, command, dataset)

@@ -1,11 +1,13 @@
 """Where the stages run: in this process, or on Ray."""
 
-__all__ = ["model_workers", "on_ray", "place", "rollout_workers"]
+__all__ = ["check_room", "model_workers", "on_ray", "place", "rollout_workers"]
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
+
+from flowshield.training import Trainer
 
 
 def on_ray(config: DictConfig) -> bool:
@@ -42,4 +44,16 @@ def model_workers(config: DictConfig) -> Any:
     asked = config.ray.num_workers
     if isinstance(asked, ListConfig):
         return tuple(asked)
-    return 1 if asked is None else int(asked)
+    return max(1, int(config.num_workers)) if asked is None else int(asked)
+
+
+def check_room(config: DictConfig) -> None:
+    """Refuses, inside `place`, what this machine has no room for, before any work.
+
+    Raises:
+        ConfigError: Its Ray has too few CPUs or GPUs for the workers of one model.
+    """
+    if on_ray(config):
+        there = config.copy()
+        there.ray.num_workers = model_workers(config)
+        Trainer(there).workers.check_room()

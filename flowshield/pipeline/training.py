@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from flowshield.data import TrajectoryDataset
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import collect
-from flowshield.pipeline.place import model_workers, on_ray, place
+from flowshield.pipeline.place import check_room, model_workers, on_ray, place
 from flowshield.progress import Bar, Bars, Reporter
 from flowshield.run_folder import RunFolder, write_json
 from flowshield.training import Trainer
@@ -31,7 +31,14 @@ def train(
         reporter: Where progress goes.
         dataset: The run's; None = read it, or collect it first.
     """
-    dataset = dataset or collect(config, folder, reporter)
+    with place(config):  # one Ray for collecting and training
+        check_room(config)
+        _train(config, folder, reporter, dataset or collect(config, folder, reporter))
+
+
+def _train(
+    config: DictConfig, folder: RunFolder, reporter: Reporter, dataset: TrajectoryDataset
+) -> None:
     if config.shield:  # what would refuse the shields shall not wait for the agent
         trainer = Trainer(config)
         trainer.check_calibration(trainer.split(dataset)["calibration"])
@@ -43,7 +50,7 @@ def train(
             missing.append(name)
     if not missing:
         return
-    with folder.timed("train"), place(config), reporter.bars() as bars:
+    with folder.timed("train"), reporter.bars() as bars:
         train_one = _ModelTraining(config, folder, reporter, bars, dataset)
         at_once = Trainer(train_one.config).at_once(len(missing))
         side_by_side([partial(train_one, name) for name in missing], at_once, train_one.stop)

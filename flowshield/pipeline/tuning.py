@@ -21,7 +21,14 @@ from flowshield.models import BaseShield
 from flowshield.pipeline.collecting import collect
 from flowshield.progress import Bar, Reporter
 from flowshield.run_folder import RunFolder, write_json
-from flowshield.search_space import Domain, as_overrides, n_trials, read_space, trial_config
+from flowshield.search_space import (
+    Domain,
+    as_overrides,
+    most_epochs,
+    n_trials,
+    read_space,
+    trial_config,
+)
 from flowshield.training import Trainer
 
 # The results' layout; see `distributed.sweep_watch.trial_record` for a trial's.
@@ -89,7 +96,7 @@ def _announce(config: DictConfig, space: list[Domain], reporter: Reporter) -> No
     by = f"{settings.search}, " + (
         "no early stopping" if settings.scheduler == "none" else settings.scheduler
     )
-    reporter.stage("tune", f"{total} trials of up to {config.shield_epochs} epochs ({by})")
+    reporter.stage("tune", f"{total} trials of up to {most_epochs(config, space)} epochs ({by})")
     for domain in space:
         reporter.stage("tune", f"searches {domain}")
     if settings.search == "optuna" and any(domain.kind == "grid" for domain in space):

@@ -193,6 +193,7 @@ class Trainer:
         if train_shield:  # what would refuse the shield shall not wait for the agent
             self._first_shield()
             self.check_calibration(self.split(dataset)["calibration"])
+        self.stop.clear()  # of a training before this one
         trainings: list[Callable[[], Any]] = [
             lambda: self.train_udrl(dataset) if train_udrl else None,
             lambda: self.train_shield(dataset) if train_shield else None,

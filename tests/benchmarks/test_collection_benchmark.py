@@ -56,7 +56,6 @@ def test_what_is_not_installed_is_left_out_and_named(collection, capsys, monkeyp
 @pytest.mark.slow
 @pytest.mark.ray
 def test_rollout_actors_beside_a_bare_loop_and_the_drivers_memory(collection, capsys):
-    pytest.importorskip("ray")
     collection.main(["--quick", "--kinds", "bare", "ours", "--policies", "network"])
     printed = capsys.readouterr().out
     assert "ours, 2 actors / 2 bare processes" in printed and "Ray's start" in printed

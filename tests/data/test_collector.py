@@ -115,7 +115,6 @@ def test_progress_hears_every_episode_in_order():
 
 
 def test_progress_with_actors_is_refused_and_not_forgotten():
-    pytest.importorskip("ray")
     with pytest.raises(ConfigError, match="use collect_shared"):
         DataCollector(lander()).collect(1, num_workers=1, progress=print)
 

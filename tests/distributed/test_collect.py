@@ -41,7 +41,7 @@ def alone(tmp_path_factory):
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 6])  # for the last two there are no CPUs
+@pytest.mark.parametrize("num_workers", [1, 2, 4, 6])  # for the last two there are no CPUs
 def test_any_number_of_workers_gives_the_same_bytes(cluster, alone, num_workers, tmp_path):
     collector().collect(N, seed=3, num_workers=num_workers).save(tmp_path / "data.npz")
     assert (tmp_path / "data.npz").read_bytes() == alone

@@ -73,7 +73,6 @@ class Job(NamedTuple):
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    pytest.importorskip("ray")
     tree = tmp_path_factory.mktemp("checkout")
     for name in ("flowshield", "configs", "ray_jobs"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))

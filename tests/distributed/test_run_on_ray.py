@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 from actors import alive_pids
@@ -11,6 +12,7 @@ from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
 from flowshield.distributed import EvaluatorPool
 from flowshield.envs import env_maker
+from flowshield.errors import ConfigError
 from flowshield.evaluation import UNSHIELDED, Evaluator, Subjects
 from flowshield.models import BaseShield, UDRLAgent
 
@@ -93,3 +95,29 @@ def test_an_evaluator_that_is_killed_measures_again(cluster, here):
         pool.close()
     assert killed
     assert found == expected
+
+
+def test_more_evaluators_than_cpus_leave_nothing_waiting(cluster, here):
+    what = subjects(here)
+    asked = [("cell", (UNSHIELDED, command, None)) for command in what.commands]
+    pool = EvaluatorPool(what, 6)  # two of them will never be
+    try:
+        assert dict(pool.measure_all(asked)) == dict(Evaluator(what).measure_all(asked))
+    finally:
+        pool.close()
+
+
+def test_what_an_evaluator_cannot_do_is_our_own_error(cluster, here):
+    chain = replace(subjects(here), make_env=env_maker("geometric_chain", {}))
+    pool = EvaluatorPool(chain, 1)
+    try:
+        with pytest.raises(ConfigError, match="knows no bound on its returns"):
+            list(pool.measure_all([("followed", ("quantile",))]))
+    finally:
+        pool.close()
+
+
+def test_what_there_is_no_room_for_is_refused_before_any_work(cluster, tmp_path, capsys):
+    assert main(["run", f"run_dir={tmp_path}", "ray.cpus_per_worker=99", *TINY]) == 1
+    assert "99 CPU" in capsys.readouterr().err
+    assert not (tmp_path / "dataset.npz").exists()

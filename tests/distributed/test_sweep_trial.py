@@ -7,14 +7,11 @@ import torch
 
 from flowshield.config import compose
 from flowshield.data import DataCollector
+from flowshield.distributed.sweep_trial import run_trial
 from flowshield.envs import make_env
 from flowshield.errors import DataError
 from flowshield.models import BaseShield
 from flowshield.search_space import trial_config
-
-pytest.importorskip("ray")
-
-from flowshield.distributed.sweep_trial import run_trial  # noqa: E402
 
 OVERRIDES = [
     "env=gridworld",
