@@ -21,7 +21,7 @@ Contenders, where what they need is installed:
 * ``RLlib, N env runners``: with 16 environments each and a network of RLlib's own of the same
   layers. It needs the packages of the extra `bench`, not the extra `ray[rllib]`, which pins
   another Gymnasium.
-* ``ours, N actors``: what `collect_shared` runs, with 32 environments each.
+* ``ours, N actors``: what `collect_shared` runs, with 64 environments each.
 
 Columns: ``start-up``, the seconds until it was ready, Ray's own start apart; ``steps/s``, the
 median over the rounds, and ``range``, the slowest and the fastest round; ``x bare loop``, the

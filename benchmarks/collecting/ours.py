@@ -12,7 +12,7 @@ from collecting.policies import ENV, behaviour
 from flowshield.distributed.rollout_actors import ChunkStats, RolloutActors
 from flowshield.envs import make_env
 
-ENVS_PER_WORKER = 32
+ENVS_PER_WORKER = 64
 _CHUNK = 8 * ENVS_PER_WORKER  # as in a long collection
 
 

@@ -23,9 +23,16 @@ BatchPolicy = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 
 def network() -> UDRLAgent:
-    """The untrained policy of four hidden layers of 256: its speed is that of a trained one."""
+    """The untrained policy of four hidden layers of 256: its speed is that of a trained one.
+
+    It is blind to its command, which only ours shrinks as an episode goes on, so that everyone
+    flies the same kind of flight: a step with an engine on costs more than one without.
+    """
     torch.manual_seed(0)
-    return UDRLAgent(8, 2, hidden_dim=256, n_layers=4).eval()
+    agent = UDRLAgent(8, 2, hidden_dim=256, n_layers=4).eval()
+    with torch.no_grad():
+        agent.network.first.weight[:, agent.state_dim :] = 0
+    return agent
 
 
 def batch_policy(name: str, seed: int = 0) -> BatchPolicy:

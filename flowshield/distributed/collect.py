@@ -22,7 +22,7 @@ def collect_shared(
     seed: int,
     *,
     num_workers: int,
-    envs_per_worker: int = 32,
+    envs_per_worker: int = 64,
     chunk_episodes: int | None = None,
     on_chunk: OnChunk | None = None,
 ) -> SharedDataset:

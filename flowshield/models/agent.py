@@ -90,11 +90,7 @@ class UDRLAgent(nn.Module):
         Raises:
             ShapeError: An input is not [batch, dim].
         """
-        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
-        inputs = torch.cat(
-            [self.state_standardizer(state), self.command_standardizer(command)], dim=1
-        )
-        mean, log_std = self.network(inputs).chunk(2, dim=1)
+        mean, log_std = self._outputs(state, command)
         # a soft clamp keeps a gradient where a hard one would have none
         span = 0.5 * (_MAX_LOG_STD - _MIN_LOG_STD)
         return mean, _MIN_LOG_STD + span * (torch.tanh(log_std) + 1.0)
@@ -110,10 +106,21 @@ class UDRLAgent(nn.Module):
         Returns:
             Actions [batch, action_dim], clipped to [action_low, action_high].
         """
-        mean, log_std = self(state, command)
-        if not deterministic:
+        if deterministic:
+            mean, _ = self._outputs(state, command)
+        else:
+            mean, log_std = self(state, command)
             mean = mean + log_std.exp() * torch.randn_like(mean)
         return torch.minimum(torch.maximum(mean, self.action_low), self.action_high)
+
+    def _outputs(self, state: Tensor, command: Tensor) -> tuple[Tensor, ...]:
+        """Mean of the action, and what its log-deviation is made of, [batch, action_dim] each."""
+        check_batch(state=(state, self.state_dim), command=(command, self.command_dim))
+        inputs = torch.cat(
+            [self.state_standardizer(state), self.command_standardizer(command)], dim=1
+        )
+        outputs: tuple[Tensor, ...] = self.network(inputs).chunk(2, dim=1)
+        return outputs
 
     def log_prob(self, state: Tensor, command: Tensor, action: Tensor) -> Tensor:
         """log pi(a | s, g) of the unclipped Gaussian, [batch], nats per raw action unit.

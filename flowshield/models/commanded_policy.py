@@ -112,10 +112,11 @@ class CommandedPolicy:
 
     def observe(self, rewards: np.ndarray, rows: np.ndarray) -> None:
         """Takes the rewards [k] of the last step of the episodes `rows` [k] off their commands."""
+        change = np.ones((len(rows), 2), dtype=np.float32)
+        change[:, 1] = rewards
         index = torch.as_tensor(rows, device=self.device)
-        spent = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
-        horizon = (self.commands[index, 0] - 1.0).clamp(min=1.0)
-        self.commands[index] = torch.stack([horizon, self.commands[index, 1] - spent], dim=1)
+        self.commands.index_add_(0, index, torch.as_tensor(change, device=self.device), alpha=-1)
+        self.commands[:, 0].clamp_(min=1.0)
 
     def _shielded(
         self, shield: Projector, state: Tensor, command: Tensor, rows: np.ndarray

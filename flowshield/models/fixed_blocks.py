@@ -17,7 +17,8 @@ from flowshield.models.shields.projection import Projection
 
 # A matrix product of another size may be computed by another kernel, and a row that starts at
 # another alignment by another branch of it: the sums then end in other bits.
-_ROWS = 32  # of a block
+# So many share one look at the weights, which is most of the time that a small network takes.
+_ROWS = 64  # of a block
 
 
 class FixedBlocks:
@@ -29,6 +30,7 @@ class FixedBlocks:
     """
 
     def __init__(self) -> None:
+        self._labels = np.empty(0, np.intp)
         self._n_blocks, self._places = 0, torch.empty(0, dtype=torch.long)
 
     def seat(self, labels: NDArray[np.intp]) -> None:
@@ -36,7 +38,9 @@ class FixedBlocks:
 
         As many labels that follow each other share a block.
         """
-        places = labels % _ROWS
+        if np.array_equal(labels, self._labels):
+            return  # from one step to the next they mostly stay
+        self._labels, places = labels, labels % _ROWS
         taken = np.zeros(_ROWS, np.intp)
         for row, place in enumerate(places.tolist()):
             places[row] += _ROWS * taken[place]
@@ -48,7 +52,7 @@ class FixedBlocks:
         seated = [self._seated(rows) for rows in inputs]
         with _one_thread():
             parts = [function(*blocks) for blocks in zip(*seated, strict=True)]
-        return torch.cat(parts)[self._places]
+        return (torch.cat(parts) if len(parts) > 1 else parts[0])[self._places]
 
     def _seated(self, rows: Tensor) -> Tensor:
         """Rows [batch, ...] in their blocks, [blocks, rows, ...]; zero where nobody sits."""

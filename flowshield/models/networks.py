@@ -105,9 +105,13 @@ class ResidualMLP(nn.Module):
         """Maps [..., in_dim] to [..., out_dim]."""
         h = self.activation(self.first(x))
         for layer in self.hidden:
-            h = h + self.activation(layer(self.dropout(h)))
-        out: Tensor = self.last(self.dropout(h))
+            h = h + self.activation(layer(self._dropped(h)))
+        out: Tensor = self.last(self._dropped(h))
         return out
+
+    def _dropped(self, h: Tensor) -> Tensor:
+        # at batch 1 even calling what does nothing takes time
+        return self.dropout(h) if self.training else h
 
 
 class SinusoidalEmbedding(nn.Module):

@@ -123,6 +123,7 @@ def test_everyone_is_played_by_the_same_policies(collection):
     behaviour = policies.behaviour("network")
     group = behaviour.draw_group([None] * 5, [np.random.default_rng(0)] * 5, range(5))
     group.policy.begin(states)
+    group.policy.observe(np.full(5, 100.0), np.arange(5))  # no command changes what it does
     ours = group.policy.act(states, np.arange(5))
     np.testing.assert_allclose(policies.batch_policy("network")(states), ours, atol=1e-5)
     assert np.abs(policies.batch_policy("random")(states)).max() <= 1

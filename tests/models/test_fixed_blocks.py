@@ -8,7 +8,7 @@ from flowshield.data import TrajectoryDataset
 from flowshield.models import FlowMatchingShield, QuantileShield, UDRLAgent
 from flowshield.models.fixed_blocks import FixedBlockAgent, FixedBlocks, FixedBlockShield
 
-N = 70
+N = 140
 
 
 def rows(n=N, seed=0):
@@ -21,8 +21,9 @@ def groups(n=N):
     """Rows of n, by number, as who collects may put them together."""
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(1))
     for order in (torch.arange(n), shuffled):
-        for size in (1, 2, 5, 32, 33, n):
+        for size in (2, 5, 64, 65, n):
             yield from order.split(size)
+        yield from order[:20].split(1)
 
 
 def answers(compute, blocks, labels, states, commands):
@@ -68,16 +69,16 @@ def test_labels_that_follow_each_other_share_a_block():
         calls.append(block.clone())
         return 2 * block
 
-    blocks, values = FixedBlocks(), torch.rand(32, 3)
-    labels = np.arange(13, 45)
+    blocks, values = FixedBlocks(), torch.rand(64, 3)
+    labels = np.arange(13, 77)
     blocks.seat(labels)
     assert torch.equal(blocks.compute(function, values), 2 * values)
     (block,) = calls
-    assert torch.equal(block[labels % 32], values)
-    blocks.seat(np.array([3, 35, 4]))  # two of one place
+    assert torch.equal(block[labels % 64], values)
+    blocks.seat(np.array([3, 67, 4]))  # two of one place
     calls.clear()
     assert torch.equal(blocks.compute(function, values[:3]), 2 * values[:3])
-    assert [len(block) for block in calls] == [32, 32]
+    assert [len(block) for block in calls] == [64, 64]
 
 
 def shield(kind):
