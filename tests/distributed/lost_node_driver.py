@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 4}
 
 
 def main(what, folder):
+    # Ray Train learns of the worker before the node, and looks for room for two once more
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"
     nodes = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "dashboard_host": "127.0.0.1", "_system_config": HEALTH},
