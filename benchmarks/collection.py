@@ -35,6 +35,7 @@ driver, on the way: the tables stay with the actors' object store.
 __all__ = ["main"]
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -46,14 +47,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from collecting.bare import BareLoop, BareProcesses
 from collecting.contender import Contender, Measurement, interleave
-from collecting.policies import POLICIES
-from collecting.vector_envs import GymnasiumVector, StableBaselinesVector
 from rich.console import Console
 from rich.table import Table
 
+POLICIES = ("random", "network")
 KINDS = ("bare", "sync", "async", "sb3", "rllib", "ours")
 _NEEDS = {
     "sb3": ("stable_baselines3",),
@@ -79,33 +79,34 @@ def contenders(
         workers: Numbers of processes, of env runners the second alone.
         n_vector: Environments of a vector.
     """
-    found: dict[str, list[tuple[str, Callable[[], Contender]]]] = {
+    in_bare = 1 if policy == "random" else _BATCH
+
+    def one(name: str, *late: Any) -> tuple[str, Callable[[], Contender]]:
+        return name, partial(_make, *late)
+
+    found = {
         "bare": [
-            ("bare loop", partial(BareLoop, policy)),
-            *(
-                (_bare(n), partial(BareProcesses, policy, n, 1 if policy == "random" else _BATCH))
-                for n in workers
-            ),
+            one("bare loop", "bare.BareLoop", policy),
+            *(one(_bare(n), "bare.BareProcesses", policy, n, in_bare) for n in workers),
         ],
-        "sync": [("SyncVectorEnv", partial(GymnasiumVector, policy, n_vector, False))],
-        "async": [("AsyncVectorEnv", partial(GymnasiumVector, policy, n_vector, True))],
-        "sb3": [("SubprocVecEnv", partial(StableBaselinesVector, policy, n_vector))],
-        "rllib": [(_rllib(2), partial(_env_runners, policy, 2))],
-        "ours": [(_ours(n), partial(_rollout_actors, policy, n)) for n in workers],
+        "sync": [one("SyncVectorEnv", "vector_envs.GymnasiumVector", policy, n_vector, False)],
+        "async": [one("AsyncVectorEnv", "vector_envs.GymnasiumVector", policy, n_vector, True)],
+        "sb3": [one("SubprocVecEnv", "vector_envs.StableBaselinesVector", policy, n_vector)],
+        "rllib": [one(_rllib(2), "rllib_runners.EnvRunners", policy, 2, _BATCH)],
+        "ours": [one(_ours(n), "ours.RolloutActorsContender", policy, n) for n in workers],
     }
-    return [one for kind in KINDS if kind in kinds for one in found[kind]]
+    return [each for kind in KINDS if kind in kinds for each in found[kind]]
 
 
-def _rollout_actors(policy: str, n: int) -> Contender:
-    from collecting.ours import RolloutActorsContender  # needs Ray
+def _make(name: str, *arguments: Any) -> Contender:
+    """Makes a contender by its name in `collecting`.
 
-    return RolloutActorsContender(policy, n)
-
-
-def _env_runners(policy: str, n: int) -> Contender:
-    from collecting.rllib_runners import EnvRunners
-
-    return EnvRunners(policy, n, _BATCH)
+    Only now is it imported: every process that is spawned to step one environment imports this
+    file before, and what contenders need may not be installed.
+    """
+    module, cls = name.split(".")
+    contender: Contender = getattr(importlib.import_module(f"collecting.{module}"), cls)(*arguments)
+    return contender
 
 
 def _bare(n: int) -> str:

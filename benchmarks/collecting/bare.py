@@ -9,8 +9,8 @@ from typing import Self
 
 import numpy as np
 
-from collecting.policies import ENV, batch_policy
-from flowshield.envs import make_env
+from collecting.lander import make_lander
+from collecting.policies import batch_policy
 
 
 class BareLoop:
@@ -28,7 +28,7 @@ class BareLoop:
     def __enter__(self) -> Self:
         """Makes environments and policy."""
         self._act = batch_policy(self._policy, self._seed)
-        self._envs = [make_env(ENV) for _ in range(self._n_envs)]
+        self._envs = [make_lander() for _ in range(self._n_envs)]
         starts = [env.reset(seed=self._seed + i)[0] for i, env in enumerate(self._envs)]
         self._states = np.stack(starts).astype(np.float32)
         return self

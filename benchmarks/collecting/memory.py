@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from collecting.lander import make_lander
 from collecting.ours import ENVS_PER_WORKER, endless_chunks
-from collecting.policies import ENV, behaviour
+from collecting.policies import behaviour
 from flowshield.distributed.rollout_actors import ChunkStats, RolloutActors
-from flowshield.envs import make_env
 
 _MIB = 2**20
 
@@ -62,7 +62,7 @@ def watch_driver(
         if done - readings[-1].transitions >= every:
             read()
 
-    with RolloutActors(make_env(ENV), behaviour("random"), num_workers, ENVS_PER_WORKER) as actors:
+    with RolloutActors(make_lander(), behaviour("random"), num_workers, ENVS_PER_WORKER) as actors:
         actors.wait()
         read()
         blocks, _ = actors.collect(endless_chunks(lambda: done < transitions), 0, on_chunk)

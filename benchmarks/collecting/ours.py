@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from collecting.policies import ENV, behaviour
+from collecting.lander import make_lander
+from collecting.policies import behaviour
 from flowshield.distributed.rollout_actors import ChunkStats, RolloutActors
-from flowshield.envs import make_env
 
 ENVS_PER_WORKER = 64
 _CHUNK = 8 * ENVS_PER_WORKER  # as in a long collection
@@ -41,7 +41,7 @@ class RolloutActorsContender:
     def __enter__(self) -> Self:
         """Starts the actors."""
         self._actors = RolloutActors(
-            make_env(ENV), behaviour(self._policy), self._num_workers, ENVS_PER_WORKER
+            make_lander(), behaviour(self._policy), self._num_workers, ENVS_PER_WORKER
         )
         self._actors.wait()
         return self

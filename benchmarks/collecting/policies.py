@@ -1,6 +1,6 @@
 """Who acts in the benchmark: uniformly random, or a network."""
 
-__all__ = ["ENV", "POLICIES", "batch_policy", "behaviour", "network"]
+__all__ = ["batch_policy", "behaviour", "network"]
 
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from collecting.lander import make_lander
 from flowshield.data import Behaviour, as_behaviour
-from flowshield.envs import make_env
 from flowshield.evaluation import AgentBehaviour
 from flowshield.models import UDRLAgent
 
-ENV = "lunarlander"
-POLICIES = ("random", "network")
 _COMMAND = (200.0, 200.0)
 
 BatchPolicy = Callable[[NDArray[np.float32]], NDArray[Any]]
@@ -44,7 +42,7 @@ def batch_policy(name: str, seed: int = 0) -> BatchPolicy:
     """
     if name == "network":
         return _network_policy()
-    env, rng = make_env(ENV), np.random.default_rng(seed)
+    env, rng = make_lander(), np.random.default_rng(seed)
     low, span = env.action_low, env.action_high - env.action_low
     return lambda states: low + span * rng.random((len(states), len(low)))
 

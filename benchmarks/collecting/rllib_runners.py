@@ -5,14 +5,7 @@ __all__ = ["EnvRunners"]
 import time
 from typing import Any, Self
 
-import gymnasium as gym
-
-from collecting.policies import ENV
-from flowshield.envs import make_env
-
-
-def _make(context: Any) -> gym.Env[Any, Any]:
-    return make_env(ENV)
+from collecting.lander import ENV, make_lander
 
 
 class EnvRunners:
@@ -36,7 +29,7 @@ class EnvRunners:
         from ray.rllib.env.env_runner_group import EnvRunnerGroup
         from ray.tune.registry import register_env
 
-        register_env(ENV, _make)
+        register_env(ENV, make_lander)
         layers = DefaultModelConfig(fcnet_hiddens=[256] * 4, fcnet_activation="silu")
         config = (
             PPOConfig()
@@ -48,7 +41,7 @@ class EnvRunners:
             )
             .rl_module(model_config=layers)
         )
-        self._group = EnvRunnerGroup(env_creator=_make, config=config, local_env_runner=False)
+        self._group = EnvRunnerGroup(env_creator=make_lander, config=config, local_env_runner=False)
         self._sample(1)
         return self
 

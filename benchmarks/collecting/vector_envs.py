@@ -8,12 +8,8 @@ from typing import Any, Self
 import gymnasium as gym
 import numpy as np
 
-from collecting.policies import ENV, batch_policy
-from flowshield.envs import make_env
-
-
-def _make() -> gym.Env[Any, Any]:
-    return make_env(ENV)
+from collecting.lander import make_lander
+from collecting.policies import batch_policy
 
 
 class GymnasiumVector:
@@ -30,7 +26,7 @@ class GymnasiumVector:
 
     def __enter__(self) -> Self:
         """Makes the environments."""
-        self._act, makers = batch_policy(self._policy), [_make] * self._n_envs
+        self._act, makers = batch_policy(self._policy), [make_lander] * self._n_envs
         self._envs: gym.vector.VectorEnv[Any, Any, Any] = (
             gym.vector.AsyncVectorEnv(makers, context="spawn")
             if self._processes
@@ -70,7 +66,7 @@ class StableBaselinesVector:
         from stable_baselines3.common.vec_env import SubprocVecEnv
 
         self._act = batch_policy(self._policy)
-        self._envs = SubprocVecEnv([_make] * self._n_envs, start_method="spawn")
+        self._envs = SubprocVecEnv([make_lander] * self._n_envs, start_method="spawn")
         self._states: Any = self._envs.reset()
         return self
 
