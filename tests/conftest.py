@@ -8,6 +8,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Two processes share the tests: a file stays whole, and all that share a Ray stay together."""
     for item in items:

@@ -10,7 +10,7 @@ from actors import alive_pids
 
 from flowshield.data import DataCollector, TrajectoryDataset
 from flowshield.distributed import collect_shared
-from flowshield.envs import ContinuousEnvWrapper, make_env, register_env
+from flowshield.envs import ContinuousEnvWrapper, make_env, register_env, registry
 from flowshield.errors import ConfigError, DataError
 from flowshield.evaluation import AgentBehaviour
 from flowshield.models import UDRLAgent
@@ -121,7 +121,8 @@ class Sulking(ContinuousEnvWrapper):
         return (state * np.nan if self.resets > 2 else state), info
 
 
-def test_an_environment_of_ones_own_and_its_error(cluster):
+def test_an_environment_of_ones_own_and_its_error(cluster, monkeypatch):
+    monkeypatch.setattr(registry, "_WRAPPERS", dict(registry._WRAPPERS))
     register_env("sulking", Sulking)
     env = make_env("sulking")
     behaviour = DataCollector(env).behaviour

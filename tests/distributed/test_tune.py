@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_a_sweep_that_can_be_gone_on_with(
     overrides = ["shield=mixture", "shield_epochs=1", "tune.max_concurrent=1"]
     data = f"data.path={swept / 'dataset.npz'}"
     assert main(["tune", f"run_dir={tmp_path}", data, *ours, *overrides]) == 130
-    assert "--resume run_dir=... goes on" in capsys.readouterr().err
+    assert "run_dir=... goes on (with --resume" in capsys.readouterr().err
     assert not (tmp_path / "sweep" / "results.json").exists()
     (first,) = checkpoints(tmp_path)
     assert main(["tune", "--resume", f"run_dir={tmp_path}"]) == 0

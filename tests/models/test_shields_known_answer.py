@@ -65,6 +65,7 @@ def exact_log_prob(state, command):
 
 
 @functools.cache
+@torch.enable_grad()  # whichever test asks first
 def trained(shield_type, **options):
     torch.manual_seed(0)
     shield = TYPES[shield_type](2, hidden_dim=64, return_noise=RETURN_NOISE, **options)
