@@ -27,8 +27,8 @@ keep the policy out of trouble. Settings are overridden in Hydra's grammar: key=
 
 _EXAMPLES = """\
 examples:
-  flowshield run                                   the main job, under ten minutes on two cores
-  flowshield run profile=quick                     the same in under 90 seconds, for a first look
+  flowshield run                                   the main job
+  flowshield run profile=quick                     the same in minutes, for a first look
   flowshield run behaviour=expert seed=1 run_dir=runs/expert
   flowshield run run_dir=runs/expert               go on with a run that was interrupted
   flowshield collect data.n_episodes=500 run_dir=runs/mine
