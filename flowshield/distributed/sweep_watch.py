@@ -1,7 +1,9 @@
 """What the process that runs a sweep sees of its trials, and how ASHA remembers them."""
 
-__all__ = ["RememberingASHA", "SweepWatch", "WatchCallback", "is_over", "trial_record"]
+__all__ = ["RememberingASHA", "SweepWatch", "WatchCallback", "raising_ctrl_c", "trial_record"]
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,12 +37,12 @@ class SweepWatch:
         on_trial: Called with the record of each trial that is over, and how many are.
 
     Attributes:
-        over: The trials that are over, once the sweep is over or interrupted.
+        trials: All of them, once the sweep is over.
     """
 
     def __init__(self, on_trial: OnTrial) -> None:
         self.on_trial = on_trial
-        self.over: list[Trial] | None = None
+        self.trials: list[Trial] = []
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -74,27 +76,40 @@ class WatchCallback(tune.Callback):
         """Failed for good."""
         self._tell(trials, trial)
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Takes down which are over: after an interrupt, all will look as if they were."""
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """All of them, as Tune leaves them."""
         listener = _LISTENER.get()
         if listener is not None:
-            listener.over = [trial for trial in trials if is_over(trial)]
-
-    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """There was no step where nothing was left to do."""
-        listener = _LISTENER.get()
-        if listener is not None and listener.over is None:
-            listener.over = list(trials)
+            listener.trials = list(trials)
 
     def _tell(self, trials: Sequence[Trial], trial: Trial) -> None:
         listener = _LISTENER.get()
         if listener is not None:
-            over = sum(is_over(other) for other in trials if other is not trial) + 1
+            over = sum(_is_over(other) for other in trials if other is not trial) + 1
             listener.on_trial(trial_record(trial), over)
 
 
-def is_over(trial: Trial) -> bool:
-    """Whether a trial has finished, was stopped, or failed for good."""
+@contextmanager
+def raising_ctrl_c() -> Iterator[None]:
+    """Raises KeyboardInterrupt after the body if Tune took a Ctrl-C to itself within it.
+
+    Tune sets a handler that ends the sweep in order and says nothing of it: at a Ctrl-C it puts
+    back the handler it found, and else it leaves its own in force.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where Tune sets none
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+        interrupted = signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _is_over(trial: Trial) -> bool:
     return trial.status in (Trial.TERMINATED, Trial.ERROR)
 
 

@@ -92,36 +92,14 @@ def fit_on_ray(
         workers.check_room()
         folder = TrainFolder(checkpoint_dir)
         mailbox = Mailbox()
-        rows = rows_table(_tensors(train))
-        # one worker has no share to be cut, and starting what cuts takes it seconds
-        alone = (
-            workers.number == 1
-            and row_bytes(_tensors(train)) * len(train) <= workers.resident_bytes
-        )
-        trainer = TorchTrainer(
-            train_rank,  # type: ignore[arg-type]
-            train_loop_config={
-                "mailbox": mailbox,
-                "start": folder.last() if resume else None,
-                "storage": folder.place,
-                "settings": settings,
-                "n_threads": max(1, int(workers.cpus_per_worker)),
-                "resident_bytes": workers.resident_bytes,
-                "table": ray.put(rows) if alone else None,
-                **_contents(model, train, validation),
-            },
-            scaling_config=workers.scaling(),
-            datasets={} if alone else {"train": put_rows(rows)},
-            dataset_config=_in_order(),
-            run_config=RunConfig(
-                name=folder.new_run(),
-                storage_path=folder.runs,
-                failure_config=workers.failures(),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
-                callbacks=[_Controller(folder), *callbacks],  # type: ignore[list-item]
-                logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
-            ),
-        )
+        contents = {
+            "mailbox": mailbox,
+            "start": folder.last() if resume else None,
+            "storage": folder.place,
+            "settings": settings,
+            **_contents(model, train, validation),
+        }
+        trainer = _torch_trainer(contents, _tensors(train), workers, folder, callbacks)
         try:
             outcome = _watched(trainer, mailbox, on_epoch, stop)
         except TrainingFailedError as error:
@@ -135,6 +113,39 @@ def fit_on_ray(
     _load(model, weights)
     model.eval()
     return result
+
+
+def _torch_trainer(
+    contents: dict[str, Any],
+    train: TransitionTensors,
+    workers: TrainWorkers,
+    folder: TrainFolder,
+    callbacks: Sequence[UserCallback],
+) -> TorchTrainer:
+    """The training as Ray Train has it, not yet begun."""
+    rows, resident_bytes = rows_table(train), workers.resident_bytes
+    # one worker has no share to be cut, and starting what cuts takes it seconds
+    alone = workers.number == 1 and row_bytes(train) * len(train) <= resident_bytes
+    return TorchTrainer(
+        train_rank,  # type: ignore[arg-type]
+        train_loop_config={
+            "n_threads": max(1, int(workers.cpus_per_worker)),
+            "resident_bytes": resident_bytes,
+            "table": ray.put(rows) if alone else None,
+            **contents,
+        },
+        scaling_config=workers.scaling(),
+        datasets={} if alone else {"train": put_rows(rows)},
+        dataset_config=_in_order(),
+        run_config=RunConfig(
+            name=folder.new_run(),
+            storage_path=folder.runs,
+            failure_config=workers.failures(),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[_Controller(folder), *callbacks],  # type: ignore[list-item]
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
+        ),
+    )
 
 
 class _Controller(UserCallback):

@@ -6,9 +6,11 @@ import os
 from dataclasses import dataclass
 
 import ray
+from omegaconf import DictConfig
 from ray.train import FailureConfig, ScalingConfig
 
 from flowshield.errors import ConfigError
+from flowshield.training.fitter import asked_workers
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,19 @@ class TrainWorkers:
     cpus_per_worker: float = 1
     max_failures: int = 3
     resident_bytes: int = 2_000_000_000
+
+    @classmethod
+    def from_config(cls, config: DictConfig) -> "TrainWorkers":
+        """What a config asks for each of its models; `config.ray.num_workers=0` asks for none."""
+        ray = config.ray
+        return cls(
+            asked_workers(config),
+            # null leaves it to `device`, which a machine without a GPU may not have
+            use_gpu=False if ray.use_gpu is None and config.device == "cpu" else ray.use_gpu,
+            cpus_per_worker=ray.cpus_per_worker,
+            max_failures=ray.max_failures,
+            resident_bytes=ray.resident_bytes,
+        )
 
     @property
     def least(self) -> int:

@@ -25,13 +25,13 @@ from flowshield.distributed.sweep_watch import (
     RememberingASHA,
     SweepWatch,
     WatchCallback,
+    raising_ctrl_c,
     trial_record,
 )
 from flowshield.distributed.train_workers import TrainWorkers
 from flowshield.errors import ConfigError
 from flowshield.filesystem import absolute, open_place
-from flowshield.search_space import Domain, most_epochs, n_trials
-from flowshield.training import Trainer
+from flowshield.search_space import Domain, most_epochs
 
 _NAME = "trials"  # Tune's folder within the sweep's
 _KEPT = 2  # checkpoints of a trial: at its second Tune writes down where the sweep is
@@ -91,7 +91,7 @@ def sweep(
         KeyboardInterrupt: Ctrl-C; the folder can be gone on with.
     """
     with session(), _quiet():
-        workers = replace(Trainer(config).workers, number=1)
+        workers = replace(TrainWorkers.from_config(config), number=1)
         workers.check_room()
         trainable = tune.with_resources(
             tune.with_parameters(tune_trial, config=_for_worker(config, workers), dataset=dataset),
@@ -105,12 +105,11 @@ def sweep(
         else:
             tuner = _new_tuner(trainable, config, space, place)
         watch = SweepWatch(on_trial)
-        with watch.listening():
+        with watch.listening(), raising_ctrl_c():
             tuner.fit()
-    over = watch.over or []
-    if len(over) < n_trials(space, config.tune.n_samples, config.tune.search):
-        raise KeyboardInterrupt  # which Tune took to itself, to write down where it was
-    return [{**trial_record(trial), "shield_file": _shield_file(trial, place)} for trial in over]
+    return [
+        {**trial_record(trial), "shield_file": _shield_file(trial, place)} for trial in watch.trials
+    ]
 
 
 def _is_under_way(path: str) -> bool:

@@ -3,11 +3,10 @@
 __all__ = ["check_room", "model_workers", "on_ray", "place", "rollout_workers"]
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from flowshield.training import Trainer
+from flowshield.training.fitter import asked_workers
 
 
 def on_ray(config: DictConfig) -> bool:
@@ -39,12 +38,9 @@ def rollout_workers(config: DictConfig) -> int:
     return int(max(asked)) if isinstance(asked, ListConfig) else int(asked)
 
 
-def model_workers(config: DictConfig) -> Any:
+def model_workers(config: DictConfig) -> int | tuple[int, int]:
     """Ray Train workers of each model: a number, or (least, most); 0 = this process."""
-    asked = config.ray.num_workers
-    if isinstance(asked, ListConfig):
-        return tuple(asked)
-    return max(1, int(config.num_workers)) if asked is None else int(asked)
+    return asked_workers(config) or 1 if on_ray(config) else 0
 
 
 def check_room(config: DictConfig) -> None:
@@ -54,6 +50,8 @@ def check_room(config: DictConfig) -> None:
         ConfigError: Its Ray has too few CPUs or GPUs for the workers of one model.
     """
     if on_ray(config):
+        from flowshield.distributed.train_workers import TrainWorkers
+
         there = config.copy()
         there.ray.num_workers = model_workers(config)
-        Trainer(there).workers.check_room()
+        TrainWorkers.from_config(there).check_room()

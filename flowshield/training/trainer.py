@@ -4,33 +4,24 @@ __all__ = ["Trainer"]
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from flowshield.config import resolve, shield_settings
 from flowshield.data import CommandPairs, TrajectoryDataset, TransitionTensors
 from flowshield.errors import ConfigError, DataError
-from flowshield.filesystem import is_uri
 from flowshield.models import BaseShield, ProjectionSettings, UDRLAgent
 from flowshield.models.shields import Calibration, StateGroups, episodes_needed
 from flowshield.training.device import resolve_device
-from flowshield.training.fit import fit
-from flowshield.training.fit_settings import FitResult, FitSettings
+from flowshield.training.fit_settings import FitResult
+from flowshield.training.fitter import Fitter, OnEpoch
 from flowshield.training.generators import seeded
-from flowshield.training.logger import Logger
 from flowshield.training.side_by_side import side_by_side
 from flowshield.training.worker import Judge, Worker
 
-if TYPE_CHECKING:
-    from flowshield.distributed.train_workers import TrainWorkers
-
-OnEpoch = Callable[[str, dict[str, float]], None]
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
@@ -71,19 +62,17 @@ class Trainer:
         stop: threading.Event | None = None,
     ) -> None:
         self.config = resolve(config)
-        self.num_workers = _workers(self.config)
         self.device = resolve_device(self.config.device)
-        log_dir = Path(self.config.log_dir)
-        self.log_dir = log_dir
-        self.checkpoint_dir = str(checkpoint_dir or log_dir / "checkpoints")
-        if is_uri(self.checkpoint_dir) and self.num_workers == 0:
-            raise ConfigError(
-                f"checkpoint_dir={self.checkpoint_dir}: this process writes checkpoints to a path, "
-                "Ray's workers to an address: set num_workers"
-            )
-        self.resume, self.on_epoch, self.worker = resume, on_epoch, worker
         self.stop = stop or threading.Event()
         self.results: dict[str, FitResult] = {}
+        self._fitter = Fitter(
+            self.config,
+            checkpoint_dir,
+            resume=resume,
+            on_epoch=on_epoch,
+            worker=worker,
+            stop=self.stop,
+        )
 
     def split(self, dataset: TrajectoryDataset) -> dict[str, TrajectoryDataset]:
         """The parts of a dataset by episode: train, validation, calibration, test.
@@ -122,7 +111,7 @@ class Trainer:
         )
         agent.fit_standardizers(train.states, train.commands)
         epochs = self.config.n_epochs if n_epochs is None else n_epochs
-        self._fit("agent", agent, train, validation, epochs)
+        self.results["agent"] = self._fitter.fit("agent", agent, train, validation, epochs)
         return agent
 
     def train_shield(
@@ -150,7 +139,7 @@ class Trainer:
             ConfigError: The type is unknown, or a judge was given and there are workers.
             DataError: Too few calibration episodes for `calibration.alpha`.
         """
-        if judge is not None and self.num_workers:
+        if judge is not None and self._fitter.on_ray:
             raise ConfigError("a judge looks on in this process: use num_workers=0")
         shield_type = shield_type or self._first_shield()
         settings = _plain(shield_settings(self.config, shield_type))
@@ -169,7 +158,15 @@ class Trainer:
             train.tensors.states.to(self.device), self.config.calibration.groups, self.config.seed
         )
         epochs = self.config.shield_epochs if n_epochs is None else n_epochs
-        self._fit(shield_type, shield, train, validation, epochs, learning_rate, judge)
+        self.results[shield_type] = self._fitter.fit(
+            shield_type,
+            shield,
+            train,
+            validation,
+            epochs,
+            learning_rate=learning_rate,
+            judge=judge,
+        )
         self.calibrate(shield, parts["calibration"], groups)
         return shield
 
@@ -198,13 +195,13 @@ class Trainer:
             lambda: self.train_udrl(dataset) if train_udrl else None,
             lambda: self.train_shield(dataset) if train_shield else None,
         ]
-        with self._session():
+        with self._fitter.session():
             agent, shield = side_by_side(trainings, self.at_once(2), self.stop)
         return agent, shield
 
     def at_once(self, n_models: int) -> int:
         """How many of so many models train side by side: in this process 1, on Ray what fits."""
-        return 1 if self.num_workers == 0 else self.workers.at_once(n_models)
+        return self._fitter.at_once(n_models)
 
     def calibrate(
         self,
@@ -229,110 +226,9 @@ class Trainer:
             seed=self.config.seed,
         )
 
-    def _fit(
-        self,
-        name: str,
-        model: nn.Module,
-        train: Any,
-        validation: Any,
-        n_epochs: int,
-        learning_rate: float | None = None,
-        judge: Judge | None = None,
-    ) -> None:
-        settings = self._settings(name, n_epochs, learning_rate)
-        with Logger(str(self.log_dir / name), use_wandb=self.config.use_wandb) as logger:
-            logger.log_config(_plain(self.config))
-
-            def on_epoch(record: dict[str, float]) -> None:
-                for key, value in record.items():
-                    if key != "epoch":
-                        logger.log_scalar(key, value, int(record["epoch"]))
-                if self.on_epoch is not None:
-                    self.on_epoch(name, record)
-
-            here = partial(fit, worker=self.worker, judge=judge)
-            run = self._fit_on_ray if self.num_workers else here
-            self.results[name] = run(
-                model,
-                train,
-                validation,
-                settings,
-                checkpoint_dir=f"{self.checkpoint_dir}/{name}",
-                resume=self.resume,
-                on_epoch=on_epoch,
-            )
-
-    def _fit_on_ray(
-        self,
-        model: nn.Module,
-        train: Any,
-        validation: Any,
-        settings: FitSettings,
-        *,
-        checkpoint_dir: str,
-        resume: bool,
-        on_epoch: Callable[[dict[str, float]], None],
-    ) -> FitResult:
-        """The same fit on Ray Train's workers."""
-        from flowshield.distributed.train import fit_on_ray
-
-        return fit_on_ray(
-            model,
-            train,
-            validation,
-            settings,
-            self.workers,
-            checkpoint_dir=checkpoint_dir,
-            resume=resume,
-            on_epoch=on_epoch,
-            stop=self.stop,
-        )
-
-    @property
-    def workers(self) -> "TrainWorkers":
-        """What the config asks of Ray for each model."""
-        from flowshield.distributed.train_workers import TrainWorkers
-
-        ray = self.config.ray
-        return TrainWorkers(
-            self.num_workers,
-            # null leaves it to `device`, which a machine without a GPU may not have
-            use_gpu=False if ray.use_gpu is None and self.config.device == "cpu" else ray.use_gpu,
-            cpus_per_worker=ray.cpus_per_worker,
-            max_failures=ray.max_failures,
-            resident_bytes=ray.resident_bytes,
-        )
-
-    def _session(self) -> AbstractContextManager[None]:
-        """One Ray for all models of a call."""
-        if self.num_workers == 0:
-            return nullcontext()
-        from flowshield.distributed import session
-
-        return session()
-
-    def _settings(self, name: str, n_epochs: int, learning_rate: float | None) -> FitSettings:
-        config = self.config
-        # every model draws from a stream of its own: training one does not change another
-        stream = [config.seed, *name.encode()]
-        return FitSettings(
-            n_epochs=n_epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate if learning_rate is None else learning_rate,
-            seed=int(np.random.SeedSequence(stream).generate_state(1)[0]),
-            weight_decay=config.optimizer.weight_decay,
-            gradient_clip=config.optimizer.gradient_clip,
-            ema_decay=config.optimizer.ema_decay,
-            scheduler=_plain(config.scheduler),
-            patience=config.early_stopping.patience,
-            min_delta=config.early_stopping.min_delta,
-            checkpoint_every=config.checkpoint_every,
-            cuda_graph=config.cuda_graph,
-        )
-
     def _tensors(self, dataset: TrajectoryDataset) -> TransitionTensors:
         # rows that are on their way to other processes need no device of this one's
-        device = self.device if self.num_workers == 0 else "cpu"
+        device = "cpu" if self._fitter.on_ray else self.device
         return TransitionTensors(dataset, device, self.config.data.commands)
 
     def _seeded(self, make: Callable[[], _Model]) -> _Model:
@@ -366,15 +262,6 @@ def _action_bounds(dataset: TrajectoryDataset) -> tuple[list[float], list[float]
     low = metadata.get("action_low") or dataset.actions.min(axis=0).tolist()
     high = metadata.get("action_high") or dataset.actions.max(axis=0).tolist()
     return low, high
-
-
-def _workers(config: DictConfig) -> int | tuple[int, int]:
-    """Ray Train workers of each model: how many, or the least and the most; 0 = this process."""
-    asked = config.ray.num_workers
-    if isinstance(asked, ListConfig):
-        least, most = asked
-        return least, most
-    return int(config.num_workers if asked is None else asked)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

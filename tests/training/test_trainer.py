@@ -11,8 +11,8 @@ from flowshield.config import compose
 from flowshield.data import TrajectoryDataset
 from flowshield.errors import ConfigError, DataError
 from flowshield.models import BaseShield, UDRLAgent
-from flowshield.training import Trainer
-from flowshield.training import trainer as trainer_module
+from flowshield.training import Trainer, fitter
+from flowshield.training.fitter import asked_workers
 from flowshield.training.worker import InProcessWorker
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def fits(monkeypatch):
     """What the trainer asks of `fit`, which then does nothing."""
     asked = []
     monkeypatch.setattr(
-        trainer_module, "fit", lambda *arguments, **options: asked.append((arguments, options))
+        fitter, "fit", lambda *arguments, **options: asked.append((arguments, options))
     )
     return asked
 
@@ -294,7 +294,7 @@ def test_rays_number_of_workers_goes_before_the_plain_one(
 ):
     config = make_config(tmp_path, num_workers=num_workers)
     config.ray.num_workers = ray_workers
-    assert Trainer(config).num_workers == expected
+    assert asked_workers(config) == expected
 
 
 def test_cuda_graph_on_a_cpu_is_refused(tmp_path, dataset):
