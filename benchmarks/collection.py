@@ -40,7 +40,6 @@ import importlib.util
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -52,6 +51,7 @@ from typing import Any
 from collecting.contender import Contender, Measurement, interleave
 from rich.console import Console
 from rich.table import Table
+from rounds import median_and_range
 
 POLICIES = ("random", "network")
 KINDS = ("bare", "sync", "async", "sb3", "rllib", "ours")
@@ -142,12 +142,10 @@ def _table(found: Sequence[Measurement]) -> Table:
         table.add_column(column, justify="right")
     loop = next((one for one in found if one.contender == "bare loop"), None)
     for one in found:
-        speeds = one.steps_per_second
         table.add_row(
             one.contender,
             f"{one.startup_seconds:.1f} s",
-            f"{statistics.median(speeds):,.0f}",
-            f"{min(speeds):,.0f} - {max(speeds):,.0f}",
+            *median_and_range(one.steps_per_second),
             "" if loop is None else f"{one.times(loop):.2f}",
         )
     return table

@@ -31,7 +31,6 @@ __all__ = ["Measurement", "main", "measure"]
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -41,6 +40,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rounds import median_and_range, ratio
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -71,8 +71,7 @@ class Measurement:
 
     def times(self, other: "Measurement") -> float:
         """Median over the rounds of this speed as a multiple of the other's."""
-        pairs = zip(self.samples_per_second, other.samples_per_second, strict=True)
-        return statistics.median(ours / theirs for ours, theirs in pairs)
+        return ratio(self.samples_per_second, other.samples_per_second)
 
 
 def measure(
@@ -265,11 +264,9 @@ def _table(measurements: Sequence[Measurement]) -> Table:
     for column in ("samples/s", "range", "x DataLoader", "x products"):
         table.add_column(column, justify="right")
     for measurement in measurements:
-        speeds = measurement.samples_per_second
         table.add_row(
             measurement.contender,
-            f"{statistics.median(speeds):,.0f}",
-            f"{min(speeds):,.0f} - {max(speeds):,.0f}",
+            *median_and_range(measurement.samples_per_second),
             f"{measurement.times(by_name[LOADER]):.2f}",
             f"{measurement.times(by_name[PRODUCTS]):.2f}",
         )

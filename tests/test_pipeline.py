@@ -9,27 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.run_folder import load_config
 
-TINY = [
-    "data.n_episodes=80",
-    "n_epochs=2",
-    "shield_epochs=2",
-    "checkpoint_every=1",
-    "calibration.alpha=0.1",
-    "model.hidden_dim=32",
-    "evaluation.n_episodes=3",
-    "evaluation.n_states=60",
-    "evaluation.followed.n_starts=3",
-    "evaluation.followed.n_commands=2",
-    "env.commands=[[200,280],[1000,280]]",
-    "device=cpu",
-    "ray.num_workers=0",
-]
+HERE = [*TINY, "n_epochs=2", "shield_epochs=2", "checkpoint_every=1", "ray.num_workers=0"]
 
 
 def run(command, folder, *overrides):
@@ -54,7 +41,7 @@ def assert_same_weights(a, b):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "finished"
-    assert run("run", folder, *TINY) == 0
+    assert run("run", folder, *HERE) == 0
     return folder
 
 
@@ -114,7 +101,7 @@ def test_a_finished_run_is_read_not_repeated(finished):
 
 def test_a_run_goes_on_from_what_is_left_and_ends_in_the_same_numbers(finished, tmp_path):
     folder = tmp_path / "broken"
-    assert run("collect", folder, *TINY) == 0
+    assert run("collect", folder, *HERE) == 0
     assert run("train", folder) == 0
     for path in (folder / "models").glob("flow_matching.*"):
         path.unlink()  # as if killed before the last shield was written
@@ -130,7 +117,7 @@ def test_a_run_goes_on_from_what_is_left_and_ends_in_the_same_numbers(finished, 
 @pytest.mark.slow
 def test_a_run_killed_in_training_ends_in_the_weights_of_an_unbroken_one(finished, tmp_path):
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "flowshield", "train", f"run_dir={folder}", *TINY]
+    command = [sys.executable, "-m", "flowshield", "train", f"run_dir={folder}", *HERE]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     checkpoint = folder / "checkpoints" / "diffusion" / "last.pt"
     deadline = time.monotonic() + 240
@@ -147,7 +134,7 @@ def test_a_run_killed_in_training_ends_in_the_weights_of_an_unbroken_one(finishe
 def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
     folder = tmp_path / "alone"
     data = [f"data.path={finished / 'dataset.npz'}", "shield=quantile"]
-    settings = [o for o in TINY if not o.startswith("data.")]
+    settings = [o for o in HERE if not o.startswith("data.")]
     assert run("train", folder, *data, *settings) == 0
     assert not (folder / "dataset.npz").exists()
     assert_same_weights(weights(folder, "quantile"), weights(finished, "quantile"))
@@ -159,20 +146,20 @@ def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(finished, capsys):
-    assert run("run", finished, *TINY, "seed=7") == 1
+    assert run("run", finished, *HERE, "seed=7") == 1
     error = capsys.readouterr().err
     assert "seed is 42 there, 7 asked for" in error
     assert results(finished)["dataset"]["seed"] == 42
 
 
 def test_a_dataset_that_is_not_there_is_not_collected_in_silence(tmp_path, capsys):
-    assert run("run", tmp_path / "x", *TINY, "data.path=nowhere.npz") == 1
+    assert run("run", tmp_path / "x", *HERE, "data.path=nowhere.npz") == 1
     assert "nowhere.npz does not exist" in capsys.readouterr().err
     assert not Path("nowhere.npz").exists()
 
 
 def test_evaluating_what_was_not_trained_says_so(tmp_path, capsys):
-    assert run("evaluate", tmp_path / "x", *TINY) == 1
+    assert run("evaluate", tmp_path / "x", *HERE) == 1
     assert "collect and train first" in capsys.readouterr().err
 
 
@@ -183,14 +170,14 @@ def test_the_dataset_of_a_run_is_the_collectors(finished):
 
 def test_a_refused_first_try_does_not_lock_the_folder(tmp_path, capsys):
     folder = tmp_path / "x"
-    assert run("collect", folder, *TINY, "env.name=lunarlandr") == 1
-    assert run("collect", folder, *TINY, "data.n_episodes=20") == 0
+    assert run("collect", folder, *HERE, "env.name=lunarlandr") == 1
+    assert run("collect", folder, *HERE, "data.n_episodes=20") == 0
     assert TrajectoryDataset(folder / "dataset.npz").n_episodes == 20
 
 
 def test_a_run_killed_before_its_first_file_goes_on_with_its_own_settings(tmp_path):
     folder = tmp_path / "x"
-    assert run("collect", folder, *TINY, "data.n_episodes=21") == 0
+    assert run("collect", folder, *HERE, "data.n_episodes=21") == 0
     (folder / "dataset.npz").unlink()  # as if killed while it collected
     assert run("collect", folder) == 0
     assert TrajectoryDataset(folder / "dataset.npz").n_episodes == 21
@@ -211,13 +198,13 @@ def test_one_key_of_ray_leaves_the_others_as_they_were(tmp_path):
 
 def test_too_few_episodes_are_refused_before_anything_is_trained(tmp_path, capsys):
     folder = tmp_path / "x"
-    assert run("run", folder, *TINY, "data.n_episodes=40", "calibration.alpha=0.05") == 1
+    assert run("run", folder, *HERE, "data.n_episodes=40", "calibration.alpha=0.05") == 1
     assert "needs at least 19 calibration episodes, got 6" in capsys.readouterr().err
     assert not (folder / "models").exists()
 
 
 def test_devices_that_cannot_be_had_are_refused_before_collecting(tmp_path, capsys):
-    assert run("run", tmp_path / "x", *TINY, "device=cuda:99") == 1
+    assert run("run", tmp_path / "x", *HERE, "device=cuda:99") == 1
     assert not (tmp_path / "x" / "dataset.npz").exists()
 
 
@@ -232,7 +219,7 @@ def test_a_run_at_an_address_leaves_everything_there_and_goes_on_from_it(
 ):
     there = tmp_path / "shared" / "run"
     address = there.as_uri()
-    assert run("train", address, *TINY, "shield=quantile") == 0
+    assert run("train", address, *HERE, "shield=quantile") == 0
     trained = json.loads((there / "models" / "quantile.json").read_text())
     for path in (there / "models").glob("quantile.*"):
         path.unlink()  # as if killed before it was written
@@ -247,7 +234,7 @@ def test_a_run_at_an_address_leaves_everything_there_and_goes_on_from_it(
     for name in ("config.yaml", "report.html", "table.md", "figures/returns.png"):
         assert (there / name).stat().st_size > 0, name
     assert list((there / "tensorboard" / "agent").glob("events*"))
-    assert run("run", address, *TINY, "seed=7") == 1
+    assert run("run", address, *HERE, "seed=7") == 1
     output = capsys.readouterr()
     assert f"flowshield: {address} holds a run with other settings" in output.err
     assert output.out.splitlines()[-1].endswith(f"open {address}/report.html")
@@ -261,7 +248,7 @@ def test_a_run_at_an_address_leaves_everything_there_and_goes_on_from_it(
 
 def test_a_dataset_at_an_address_is_used_where_it_is(finished, tmp_path, capsys):
     data = (finished / "dataset.npz").as_uri()
-    settings = [o for o in TINY if not o.startswith("data.")]
+    settings = [o for o in HERE if not o.startswith("data.")]
     assert run("collect", tmp_path / "x", f"data.path={data}", *settings) == 0
     assert f"found {data}: 80 episodes" in capsys.readouterr().out
     assert run("collect", tmp_path / "y", f"data.path={data[:-4]}2.npz", *settings) == 1

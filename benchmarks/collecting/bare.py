@@ -3,17 +3,17 @@
 __all__ = ["BareLoop", "BareProcesses"]
 
 import multiprocessing
-import time
 from multiprocessing.connection import Connection
 from typing import Self
 
 import numpy as np
 
+from collecting.contender import Stepping
 from collecting.lander import make_lander
 from collecting.policies import batch_policy
 
 
-class BareLoop:
+class BareLoop(Stepping):
     """One process: environments stepped one after the other, one call of the policy for all.
 
     Args:
@@ -38,16 +38,13 @@ class BareLoop:
         for env in self._envs:
             env.close()
 
-    def speed(self, seconds: float) -> float:
-        """Steps a second."""
-        n_steps, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            actions = self._act(self._states)
-            for i, env in enumerate(self._envs):
-                state, _, terminated, truncated, _ = env.step(actions[i])
-                self._states[i] = env.reset()[0] if terminated or truncated else state
-            n_steps += len(self._envs)
-        return n_steps / (time.perf_counter() - start)
+    def advance(self) -> int:
+        """A step of every environment."""
+        actions = self._act(self._states)
+        for i, env in enumerate(self._envs):
+            state, _, terminated, truncated, _ = env.step(actions[i])
+            self._states[i] = env.reset()[0] if terminated or truncated else state
+        return len(self._envs)
 
 
 class BareProcesses:

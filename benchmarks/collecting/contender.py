@@ -1,13 +1,15 @@
 """One face for everything that steps environments, and what was measured of it."""
 
-__all__ = ["Contender", "Measurement", "interleave"]
+__all__ = ["Contender", "Measurement", "Stepping", "interleave"]
 
-import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol, Self
+
+from rounds import ratio
 
 
 class Contender(Protocol):
@@ -21,6 +23,21 @@ class Contender(Protocol):
 
     def speed(self, seconds: float) -> float:
         """Environment steps a second over about so many seconds, once it is under way."""
+
+
+class Stepping(ABC):
+    """Part of a contender that steps in this process, as often as there is time."""
+
+    @abstractmethod
+    def advance(self) -> int:
+        """Steps once what there is, and says how many environment steps that was."""
+
+    def speed(self, seconds: float) -> float:
+        """Environment steps a second over about so many seconds."""
+        n_steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            n_steps += self.advance()
+        return n_steps / (time.perf_counter() - start)
 
 
 @dataclass
@@ -41,8 +58,7 @@ class Measurement:
 
     def times(self, other: "Measurement") -> float:
         """Median over the rounds of this speed as a multiple of the other's."""
-        pairs = zip(self.steps_per_second, other.steps_per_second, strict=True)
-        return statistics.median(ours / theirs for ours, theirs in pairs)
+        return ratio(self.steps_per_second, other.steps_per_second)
 
 
 def interleave(

@@ -2,13 +2,13 @@
 
 __all__ = ["EnvRunners"]
 
-import time
 from typing import Any, Self
 
+from collecting.contender import Stepping
 from collecting.lander import ENV, make_lander
 
 
-class EnvRunners:
+class EnvRunners(Stepping):
     """A group of env runners with RLlib's own network of four hidden layers of 256.
 
     What they sample stays in the object store, as ours does; this process hears its size.
@@ -49,12 +49,9 @@ class EnvRunners:
         """Ends the env runners."""
         self._group.stop()
 
-    def speed(self, seconds: float) -> float:
-        """Steps a second."""
-        n_steps, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            n_steps += self._sample(2048)
-        return n_steps / (time.perf_counter() - start)
+    def advance(self) -> int:
+        """A sample of every env runner."""
+        return self._sample(2048)
 
     def _sample(self, n_steps: int) -> int:
         random = self._random

@@ -2,17 +2,17 @@
 
 __all__ = ["GymnasiumVector", "StableBaselinesVector"]
 
-import time
 from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
 
+from collecting.contender import Stepping
 from collecting.lander import make_lander
 from collecting.policies import batch_policy
 
 
-class GymnasiumVector:
+class GymnasiumVector(Stepping):
     """Gymnasium's SyncVectorEnv, or AsyncVectorEnv with a process an environment.
 
     Args:
@@ -33,24 +33,23 @@ class GymnasiumVector:
             else gym.vector.SyncVectorEnv(makers)
         )
         self._states = self._envs.reset(seed=0)[0]
+        self._ended = np.zeros(self._n_envs, np.bool_)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Closes the environments."""
         self._envs.close()
 
-    def speed(self, seconds: float) -> float:
-        """Steps a second; the step that only resets an environment is none."""
-        n_steps, start, ended = 0, time.perf_counter(), np.zeros(self._n_envs, np.bool_)
-        while time.perf_counter() - start < seconds:
-            actions = self._act(self._states).astype(np.float32)
-            self._states, _, terminated, truncated, _ = self._envs.step(actions)
-            n_steps += self._n_envs - int(ended.sum())
-            ended = terminated | truncated
-        return n_steps / (time.perf_counter() - start)
+    def advance(self) -> int:
+        """A step of every environment; one that only resets it is none."""
+        n_steps = self._n_envs - int(self._ended.sum())
+        actions = self._act(self._states).astype(np.float32)
+        self._states, _, terminated, truncated, _ = self._envs.step(actions)
+        self._ended = terminated | truncated
+        return n_steps
 
 
-class StableBaselinesVector:
+class StableBaselinesVector(Stepping):
     """Stable-Baselines3's SubprocVecEnv, a process an environment.
 
     Args:
@@ -74,10 +73,7 @@ class StableBaselinesVector:
         """Closes the environments."""
         self._envs.close()
 
-    def speed(self, seconds: float) -> float:
-        """Steps a second."""
-        n_steps, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            self._states = self._envs.step(self._act(self._states).astype(np.float32))[0]
-            n_steps += self._n_envs
-        return n_steps / (time.perf_counter() - start)
+    def advance(self) -> int:
+        """A step of every environment."""
+        self._states = self._envs.step(self._act(self._states).astype(np.float32))[0]
+        return self._n_envs

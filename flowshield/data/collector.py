@@ -94,7 +94,7 @@ class DataCollector:
                 "collect_shared(on_chunk=...), which hears their returns"
             )
         if num_workers > 0:
-            from flowshield.distributed import session
+            from flowshield.distributed.session import session
 
             with session():
                 shared = self.collect_shared(n_episodes, seed=seed, num_workers=num_workers)
@@ -134,7 +134,7 @@ class DataCollector:
         if num_workers == 0:
             raise ConfigError("collect_shared needs num_workers >= 1, got 0: use collect")
         check_seed(seed)
-        from flowshield.distributed import collect_shared
+        from flowshield.distributed.collect import collect_shared
 
         return collect_shared(
             self.env, self.behaviour, n_episodes, seed, num_workers=num_workers, **settings

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.data import DataContext
 
 
 @contextmanager
@@ -51,4 +50,3 @@ def _start() -> None:
         logging_level=logging.WARNING,
         **(dashboard if address is None else {}),
     )
-    DataContext.get_current().enable_progress_bars = False

@@ -6,7 +6,7 @@ import copy
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -21,7 +21,6 @@ from ray.train import (
     Result,
     RunConfig,
     TrainingFailedError,
-    UserCallback,
     WorkerGroupError,
 )
 from ray.train.torch import TorchTrainer
@@ -31,8 +30,10 @@ from flowshield.data import CommandPairs, TransitionTensors
 from flowshield.distributed.mailbox import Mailbox
 from flowshield.distributed.session import session
 from flowshield.distributed.shards import put_rows, row_bytes, rows_table
+from flowshield.distributed.train_controller import TrainController
+from flowshield.distributed.train_ends import TrainingRefused, Weights
 from flowshield.distributed.train_folder import TrainFolder
-from flowshield.distributed.train_rank import DriverGone, TrainingRefused, Weights, train_rank
+from flowshield.distributed.train_rank import train_rank
 from flowshield.distributed.train_workers import TrainWorkers
 from flowshield.training.fit import describe_rows
 from flowshield.training.fit_settings import FitResult, FitSettings
@@ -55,7 +56,6 @@ def fit_on_ray(
     resume: bool = False,
     on_epoch: OnEpoch | None = None,
     stop: threading.Event | None = None,
-    callbacks: Sequence[UserCallback] = (),
 ) -> FitResult:
     """Trains a model on workers and leaves it, in this process, with its best epoch's weights.
 
@@ -73,7 +73,6 @@ def fit_on_ray(
         resume: Whether to go on from last.pt, whichever number of workers wrote it.
         on_epoch: Called here, once an epoch, with each record of the history.
         stop: Set from another thread, it ends the training as Ctrl-C does in this one.
-        callbacks: Ray Train's, run by its controller; for Ray Tune's report.
 
     Returns:
         The history and the best epoch.
@@ -99,7 +98,7 @@ def fit_on_ray(
             "settings": settings,
             **_contents(model, train, validation),
         }
-        trainer = _torch_trainer(contents, _tensors(train), workers, folder, callbacks)
+        trainer = _torch_trainer(contents, _tensors(train), workers, folder)
         try:
             outcome = _watched(trainer, mailbox, on_epoch, stop)
         except TrainingFailedError as error:
@@ -120,7 +119,6 @@ def _torch_trainer(
     train: TransitionTensors,
     workers: TrainWorkers,
     folder: TrainFolder,
-    callbacks: Sequence[UserCallback],
 ) -> TorchTrainer:
     """The training as Ray Train has it, not yet begun."""
     rows, resident_bytes = rows_table(train), workers.resident_bytes
@@ -142,31 +140,10 @@ def _torch_trainer(
             storage_path=folder.runs,
             failure_config=workers.failures(),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            callbacks=[_Controller(folder), *callbacks],  # type: ignore[list-item]
+            callbacks=[TrainController(folder)],  # type: ignore[list-item]
             logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
         ),
     )
-
-
-class _Controller(UserCallback):
-    """What the run's controller, on the driver's node, does for us.
-
-    Args:
-        folder: Where finished checkpoints are copied.
-    """
-
-    def __init__(self, folder: TrainFolder) -> None:
-        self.folder = folder
-
-    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
-        if checkpoint is not None:
-            self.folder.keep(checkpoint)
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        # what a callback raises ends the run; what a worker raises would be tried again
-        for error in worker_exceptions.values():
-            if isinstance(error, TrainingRefused | DriverGone):
-                raise error
 
 
 def _contents(

@@ -1,6 +1,6 @@
 """One rank of a training on Ray Train: the same fit loop, on its share of the rows."""
 
-__all__ = ["DriverGone", "RankWorker", "TrainingRefused", "Weights", "train_rank"]
+__all__ = ["RankWorker", "train_rank"]
 
 import shutil
 import tempfile
@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
@@ -19,35 +18,12 @@ from torch import Tensor, distributed, nn
 from flowshield.data import CommandPairs, TransitionTensors
 from flowshield.distributed.mailbox import Mailbox
 from flowshield.distributed.shards import resident_rows, shard_rows
+from flowshield.distributed.train_ends import DriverGone, TrainingRefused, Weights
 from flowshield.errors import FlowshieldError
 from flowshield.training.fit import fit
 from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.rows import Rows
 from flowshield.training.worker import Objective
-
-Weights = dict[str, np.ndarray[Any, Any]]
-"""A state dict as arrays: Ray Train hands no tensors back."""
-
-
-class TrainingRefused(Exception):
-    """Carries an error that another try would only meet again, and the weights so far.
-
-    Args:
-        error: What the user can mend.
-        weights: The model's state dict at that moment.
-    """
-
-    def __init__(self, error: Exception, weights: Weights) -> None:
-        super().__init__(error, weights)
-        self.error, self.weights = error, weights
-
-    def __str__(self) -> str:
-        """The error's own words."""
-        return str(self.error)
-
-
-class DriverGone(Exception):
-    """Nobody waits for this training any more."""
 
 
 class RankWorker:

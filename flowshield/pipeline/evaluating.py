@@ -30,7 +30,7 @@ from flowshield.run_folder import RunFolder, read_json, write_json
 from flowshield.training import Trainer, resolve_device
 
 if TYPE_CHECKING:
-    from flowshield.distributed import EvaluatorPool
+    from flowshield.distributed.evaluate import EvaluatorPool
 
 
 def evaluate(
@@ -181,7 +181,7 @@ class _Records:
 def _evaluator(subjects: Subjects, num_workers: int) -> "Evaluator | EvaluatorPool":
     if num_workers == 0:
         return Evaluator(subjects)
-    from flowshield.distributed import EvaluatorPool
+    from flowshield.distributed.evaluate import EvaluatorPool
 
     return EvaluatorPool(subjects, num_workers)
 

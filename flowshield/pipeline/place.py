@@ -18,7 +18,7 @@ def place(config: DictConfig) -> AbstractContextManager[None]:
     """Ray for as long as the body runs, where the config asks for workers."""
     if not on_ray(config):
         return nullcontext()
-    from flowshield.distributed import session
+    from flowshield.distributed.session import session
 
     return session()
 
@@ -32,7 +32,7 @@ def rollout_workers(config: DictConfig) -> int:
         return 0
     asked = config.ray.rollout_workers or config.ray.num_workers
     if asked is None:
-        from flowshield.distributed import count_cpus
+        from flowshield.distributed.session import count_cpus
 
         return count_cpus()
     return int(max(asked)) if isinstance(asked, ListConfig) else int(asked)

@@ -64,7 +64,8 @@ def tune(
             set, or the reverse.
         DataError: No trial finished.
     """
-    from flowshield.distributed import check_search, holds_sweep, session
+    from flowshield.distributed.session import session
+    from flowshield.distributed.tune import check_search, holds_sweep
 
     space = read_space(config)
     check_search(config.tune.search)
@@ -110,7 +111,7 @@ def _trials(
     reporter: Reporter,
     dataset: TrajectoryDataset,
 ) -> list[dict[str, Any]]:
-    from flowshield.distributed import sweep
+    from flowshield.distributed.tune import sweep
 
     total = n_trials(space, config.tune.n_samples, config.tune.search)
     with folder.timed("tune"), reporter.bar("trials", total) as bar:

@@ -127,7 +127,7 @@ class Fitter:
         """One Ray for all models that are fitted while the body runs, where they are on Ray."""
         if not self.on_ray:
             return nullcontext()
-        from flowshield.distributed import session
+        from flowshield.distributed.session import session
 
         return session()
 

@@ -6,14 +6,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from flowshield.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # who draws has imported it; Ray's workers draw nothing
+    from matplotlib.figure import Figure
 
 
 class Logger:
@@ -68,7 +70,7 @@ class Logger:
         if self._wandb is not None:
             self._to_wandb(name, self._wandb.Histogram(flat), step)
 
-    def log_figure(self, name: str, figure: Figure, step: int) -> None:
+    def log_figure(self, name: str, figure: "Figure", step: int) -> None:
         """Logs a picture of a matplotlib figure; the figure stays the caller's to close."""
         self._writer.add_figure(name, figure, step, close=False)
         if self._wandb is not None:

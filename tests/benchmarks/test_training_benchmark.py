@@ -12,7 +12,8 @@ PATH = Path(__file__).parents[2] / "benchmarks" / "training.py"
 
 
 @pytest.fixture
-def benchmark():
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(PATH.parent)  # where a script finds what lies beside it
     spec = importlib.util.spec_from_file_location("training_benchmark", PATH)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look their module up

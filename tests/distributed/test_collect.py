@@ -9,7 +9,7 @@ import torch
 from actors import alive_pids
 
 from flowshield.data import DataCollector, TrajectoryDataset
-from flowshield.distributed import collect_shared
+from flowshield.distributed.collect import collect_shared
 from flowshield.envs import ContinuousEnvWrapper, make_env, register_env, registry
 from flowshield.errors import ConfigError, DataError
 from flowshield.evaluation import AgentBehaviour

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tiny import TINY
 
 from flowshield.data import TrajectoryDataset
 
@@ -21,20 +22,7 @@ pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sysconfig.get_path("scripts")
 PATIENCE_S = 300  # for a busy machine; an idle one needs a tenth of it
-TINY = [
-    "profile=quick",
-    "data.n_episodes=80",
-    "shield=quantile",
-    "n_epochs=2",
-    "shield_epochs=1",
-    "calibration.alpha=0.1",
-    "model.hidden_dim=32",
-    "evaluation.n_episodes=3",
-    "evaluation.n_states=60",
-    "evaluation.followed.n_starts=3",
-    "evaluation.followed.n_commands=2",
-    "env.commands=[[200,280]]",
-]
+RUN = ["profile=quick", *TINY, "shield=quantile", "env.commands=[[200,280]]"]
 
 
 class Head(NamedTuple):
@@ -142,7 +130,7 @@ def end(process):
 @pytest.fixture(scope="module")
 def trained(head, tmp_path_factory):
     folder = tmp_path_factory.mktemp("job") / "run"
-    return folder, head.submit("train", f"run_dir={folder}", *TINY)
+    return folder, head.submit("train", f"run_dir={folder}", *RUN)
 
 
 def test_train_collects_what_is_missing_and_leaves_the_models(trained):
@@ -166,7 +154,7 @@ def test_evaluate_goes_on_from_there(head, trained):
 
 
 def test_collect_leaves_the_same_episodes(head, trained, tmp_path):
-    job = head.submit("collect", f"run_dir={tmp_path}", *TINY)
+    job = head.submit("collect", f"run_dir={tmp_path}", *RUN)
     job.assert_succeeded()
     assert job.last_line.endswith(f"the episodes are in {tmp_path / 'dataset.npz'}")
     theirs = trained[0] / "dataset.npz"
@@ -175,7 +163,7 @@ def test_collect_leaves_the_same_episodes(head, trained, tmp_path):
 
 def test_tune_leaves_its_sweep_at_an_address_too(head, tmp_path):
     address = (tmp_path / "run").as_uri()
-    job = head.submit("tune", f"run_dir={address}", *TINY)
+    job = head.submit("tune", f"run_dir={address}", *RUN)
     job.assert_succeeded()
     assert f"wrote {address}/sweep: best_shield.pt" in job.last_line
     sweep = tmp_path / "run" / "sweep"

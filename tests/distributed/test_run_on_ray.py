@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 from actors import alive_pids
+from tiny import TINY
 
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
-from flowshield.distributed import EvaluatorPool
+from flowshield.distributed.evaluate import EvaluatorPool
 from flowshield.envs import env_maker
 from flowshield.errors import ConfigError
 from flowshield.evaluation import UNSHIELDED, Evaluator, Subjects
@@ -18,26 +19,13 @@ from flowshield.models import BaseShield, UDRLAgent
 
 pytestmark = pytest.mark.ray
 
-TINY = [
-    "data.n_episodes=80",
-    "shield=quantile",
-    "n_epochs=1",
-    "shield_epochs=1",
-    "calibration.alpha=0.1",
-    "model.hidden_dim=32",
-    "evaluation.n_episodes=3",
-    "evaluation.n_states=60",
-    "evaluation.followed.n_starts=3",
-    "evaluation.followed.n_commands=2",
-    "env.commands=[[200,280],[1000,280]]",
-    "device=cpu",
-]
+RUN = [*TINY, "shield=quantile"]
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "here"
-    assert main(["run", f"run_dir={folder}", "ray.num_workers=0", *TINY]) == 0
+    assert main(["run", f"run_dir={folder}", "ray.num_workers=0", *RUN]) == 0
     return folder
 
 
@@ -45,7 +33,7 @@ def here(tmp_path_factory):
 def on_ray(cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "ray"
     # at an address: what workers write goes there, what this process writes is sent there
-    assert main(["run", f"run_dir={folder.as_uri()}", *TINY]) == 0
+    assert main(["run", f"run_dir={folder.as_uri()}", *RUN]) == 0
     return folder
 
 
@@ -118,6 +106,6 @@ def test_what_an_evaluator_cannot_do_is_our_own_error(cluster, here):
 
 
 def test_what_there_is_no_room_for_is_refused_before_any_work(cluster, tmp_path, capsys):
-    assert main(["run", f"run_dir={tmp_path}", "ray.cpus_per_worker=99", *TINY]) == 1
+    assert main(["run", f"run_dir={tmp_path}", "ray.cpus_per_worker=99", *RUN]) == 1
     assert "99 CPU" in capsys.readouterr().err
     assert not (tmp_path / "dataset.npz").exists()

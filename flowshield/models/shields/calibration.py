@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import betaincinv
-from scipy.stats import betabinom  # type: ignore[attr-defined]  # made at run time
 from torch import Tensor
 
 from flowshield.errors import ConfigError, DataError
@@ -258,6 +257,9 @@ def highest_expected_rate(n: int, alpha: float, n_new: int) -> float:
         alpha: The rate that is promised.
         n_new: New scores, exchangeable with them, at least 1.
     """
+    # here, for it takes as long to import as torch, and no worker of Ray's calibrates
+    from scipy.stats import betabinom  # type: ignore[attr-defined]  # made at run time
+
     k = _rank(n, alpha)
     return float(betabinom.ppf((1 + _CONFIDENCE) / 2, n_new, k, n + 1 - k)) / n_new
 

@@ -1,0 +1,15 @@
+"""Overrides that make a run of the LunarLander small enough for a test."""
+
+TINY = [
+    "data.n_episodes=80",
+    "n_epochs=1",
+    "shield_epochs=1",
+    "calibration.alpha=0.1",
+    "model.hidden_dim=32",
+    "evaluation.n_episodes=3",
+    "evaluation.n_states=60",
+    "evaluation.followed.n_starts=3",
+    "evaluation.followed.n_commands=2",
+    "env.commands=[[200,280],[1000,280]]",
+    "device=cpu",
+]
