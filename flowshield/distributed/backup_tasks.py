@@ -53,10 +53,14 @@ def keep_busy(
     for _ in range(in_flight):
         for who in range(len(actors)):
             give(who)
-    while undone:
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        number, who, begun = running.pop(done)
-        if number in undone:
-            del undone[number]
-            yield number, done, begun
-        give(who)
+    try:
+        while undone:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            number, who, begun = running.pop(done)
+            if number in undone:
+                del undone[number]
+                yield number, done, begun
+            give(who)
+    finally:  # what nobody needs any more shall not be begun
+        for ref in running:
+            ray.cancel(ref)

@@ -44,16 +44,21 @@ class RolloutWorker:
     Args:
         make: Makes one environment.
         n_envs: Environments stepped in lockstep.
-        behaviour: What gives each episode its policy; sent once.
+        behaviour: A reference to what gives each episode its policy, in a list: its owner keeps it
+            for as long as an actor may have to start again.
     """
 
     def __init__(
-        self, make: Callable[[], ContinuousEnvWrapper], n_envs: int, behaviour: Behaviour
+        self,
+        make: Callable[[], ContinuousEnvWrapper],
+        n_envs: int,
+        behaviour: list["ray.ObjectRef[Behaviour]"],
     ) -> None:
         # rollouts are the CPUs' work: an actor that asks for no GPU sees every one of them
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(1)
-        self.make, self.n_envs, self.behaviour = make, n_envs, behaviour
+        self.make, self.n_envs = make, n_envs
+        self.behaviour: Behaviour = ray.get(behaviour[0])
         self.envs: list[ContinuousEnvWrapper] = []
 
     def ready(self) -> None:
@@ -99,7 +104,7 @@ class RolloutActors:
     ) -> None:
         self._make = env_maker(env.name, env.make_kwargs)
         self._n_envs = envs_per_worker
-        self._behaviour = ray.put(behaviour)  # kept: an actor that is restarted asks for it again
+        self._behaviour = ray.put(behaviour)
         self._actors = [self._start() for _ in range(num_workers)]
 
     def __enter__(self) -> Self:
@@ -107,9 +112,8 @@ class RolloutActors:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the actors: whoever reads the blocks may need the CPUs."""
-        for actor in self._actors:
-            ray.kill(actor)
+        """Lets go of the actors: each ends after what it is at, and leaves its CPU to others."""
+        self._actors.clear()
 
     def wait(self) -> None:
         """Returns once every actor has its environments."""
@@ -157,7 +161,7 @@ class RolloutActors:
 
     def _start(self) -> Any:
         actor: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RolloutWorker)
-        return actor.remote(self._make, self._n_envs, self._behaviour)
+        return actor.remote(self._make, self._n_envs, [self._behaviour])
 
 
 def _collect(

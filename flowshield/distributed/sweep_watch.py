@@ -2,6 +2,7 @@
 
 __all__ = ["RememberingASHA", "SweepWatch", "WatchCallback", "raising_ctrl_c", "trial_record"]
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -96,8 +97,9 @@ def raising_ctrl_c() -> Iterator[None]:
     Tune sets a handler that ends the sweep in order and says nothing of it: at a Ctrl-C it puts
     back the handler it found, and else it leaves its own in force.
     """
-    if threading.current_thread() is not threading.main_thread():  # where Tune sets none
-        yield
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or os.environ.get("TUNE_DISABLE_SIGINT_HANDLER", "0") != "0":
+        yield  # Tune sets no handler
         return
     before = signal.getsignal(signal.SIGINT)
     try:

@@ -96,6 +96,8 @@ def fit_on_ray(
             "start": folder.last() if resume else None,
             "storage": folder.place,
             "settings": settings,
+            "n_threads": max(1, int(workers.cpus_per_worker)),
+            "resident_bytes": workers.resident_bytes,
             **_contents(model, train, validation),
         }
         trainer = _torch_trainer(contents, _tensors(train), workers, folder)
@@ -107,6 +109,7 @@ def fit_on_ray(
                 raise
             _load(model, refused.weights)
             raise refused.error from None
+        folder.clear_runs()
     result: FitResult
     result, weights = outcome.return_value  # type: ignore[attr-defined]
     _load(model, weights)
@@ -121,17 +124,14 @@ def _torch_trainer(
     folder: TrainFolder,
 ) -> TorchTrainer:
     """The training as Ray Train has it, not yet begun."""
-    rows, resident_bytes = rows_table(train), workers.resident_bytes
+    rows = rows_table(train)
     # one worker has no share to be cut, and starting what cuts takes it seconds
-    alone = workers.number == 1 and row_bytes(train) * len(train) <= resident_bytes
+    alone = workers.number == 1 and row_bytes(train) * len(train) <= workers.resident_bytes
+    contents["table"] = ray.put(rows) if alone else None
     return TorchTrainer(
         train_rank,  # type: ignore[arg-type]
-        train_loop_config={
-            "n_threads": max(1, int(workers.cpus_per_worker)),
-            "resident_bytes": resident_bytes,
-            "table": ray.put(rows) if alone else None,
-            **contents,
-        },
+        # by reference: what lies in it, the controller would import flowshield's models to read
+        train_loop_config={"contents": ray.put(contents)},
         scaling_config=workers.scaling(),
         datasets={} if alone else {"train": put_rows(rows)},
         dataset_config=_in_order(),

@@ -51,3 +51,9 @@ class TrainFolder:
                 source_system=checkpoint.filesystem,
                 target_system=system,
             )
+
+    def clear_runs(self) -> None:
+        """Deletes what Ray kept of its runs: what is worth keeping lies beside it."""
+        system, path = open_place(self.runs)
+        if system.get_file_info(path).type != fs.FileType.NotFound:
+            system.delete_dir(path)

@@ -55,11 +55,12 @@ class RankWorker:
         ray.train.report(record, checkpoint=files)
 
 
-def train_rank(config: dict[str, Any]) -> tuple[FitResult, Weights]:
+def train_rank(references: dict[str, Any]) -> tuple[FitResult, Weights]:
     """What Ray Train runs in every worker.
 
     Args:
-        config: See `flowshield.distributed.train`, which writes it.
+        references: "contents" is where the object store has what `flowshield.distributed.train`
+            wrote.
 
     Returns:
         What the fit did, and the weights of its best epoch.
@@ -67,6 +68,7 @@ def train_rank(config: dict[str, Any]) -> tuple[FitResult, Weights]:
     Raises:
         TrainingRefused: The fit raised an error of flowshield's.
     """
+    config = ray.get(references["contents"])
     torch.set_num_threads(config["n_threads"])
     model: nn.Module = ray.get(config["model"]).to(get_device())
     with tempfile.TemporaryDirectory() as folder:

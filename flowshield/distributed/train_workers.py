@@ -81,16 +81,17 @@ class TrainWorkers:
                 )
 
     def at_once(self, n_trainings: int) -> int:
-        """How many of so many trainings like this one there is room for, at least 1.
+        """How many of so many trainings like this one to begin side by side.
 
-        All of them on a cluster that may grow: what waits is what it grows by.
+        One more than there is room for: what watches over it starts while another one trains. All
+        of them on a cluster that may grow: what waits is what it grows by.
         """
         if _may_grow():
             return n_trainings
         there = _resources_there()
         each = self.resources()
         room = [there.get(kind, 0) // (self.least * needed) for kind, needed in each.items()]
-        return max(1, min(n_trainings, *map(int, room)))
+        return min(n_trainings, 1 + int(min(room)))
 
     def resources(self) -> dict[str, float]:
         """What each gets of the cluster: "CPU", and "GPU" where it gets one."""

@@ -69,6 +69,7 @@ def test_one_worker_does_what_this_process_does_to_the_bit(cluster, tmp_path):
         a, b = (load_payload(tmp_path / place / name, kind) for place in ("ray", "here"))
         assert a.keys() == b.keys()
         assert a.get("identity") == b.get("identity")
+    assert sorted(path.name for path in (tmp_path / "ray").iterdir()) == ["best.pt", "last.pt"]
     # either goes on from what the other wrote: here with no epoch left to do
     again = Learner()
     resumed = fit(again, *rows, SETTINGS, checkpoint_dir=tmp_path / "ray", resume=True)

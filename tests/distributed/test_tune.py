@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
-from flowshield.distributed.sweep_watch import RememberingASHA
+from flowshield.distributed.sweep_watch import RememberingASHA, raising_ctrl_c
 from flowshield.models import BaseShield
 from flowshield.pipeline import tuning
 from flowshield.training import Trainer
@@ -217,6 +217,17 @@ def test_ctrl_c_leaves_a_sweep_that_can_be_gone_on_with(
     assert [trial["status"] for trial in results(tmp_path)["trials"]] == ["finished"] * 2
     assert "trial 2 of 2" in capsys.readouterr().out
     assert len(checkpoints(tmp_path)) == 2 and first in checkpoints(tmp_path)
+
+
+def test_a_ctrl_c_that_tune_took_to_itself_is_raised_and_no_handler_is_left():
+    ours = signal.getsignal(signal.SIGINT)
+    with raising_ctrl_c():
+        signal.signal(signal.SIGINT, lambda *_: None)  # as Tune does; and nobody interrupts
+    assert signal.getsignal(signal.SIGINT) is ours
+    with pytest.raises(KeyboardInterrupt), raising_ctrl_c():
+        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGINT, ours)  # as Tune does when interrupted
+    assert signal.getsignal(signal.SIGINT) is ours
 
 
 def test_resuming_where_there_is_no_sweep_says_so(tmp_path, capsys):
