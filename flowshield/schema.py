@@ -33,6 +33,7 @@ _TYPES: Final[dict[str, tuple[type, bool]]] = {
     "run_dir": (str, True),
     "data.path": (str, True),
     "ray.rollout_workers": (int, True),
+    "ray.chunk_episodes": (int, True),
     "ray.use_gpu": (bool, True),
     "optimizer.gradient_clip": (float, True),
     "optimizer.ema_decay": (float, True),

@@ -47,7 +47,7 @@ class RolloutActorsContender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the actors."""
+        """Lets go of the actors."""
         self._actors.__exit__()
 
     def speed(self, seconds: float) -> float:
@@ -66,4 +66,5 @@ class RolloutActorsContender:
         chunks = endless_chunks(lambda: time.perf_counter() - start < seconds, self._first)
         _, stats = self._actors.collect(chunks, 0, on_chunk)
         self._first += _CHUNK * len(stats)
+        self._actors.wait()  # what is still at work shall not cost the next one its turn
         return sum(steps[process] / (end[process] - start) for process in steps)

@@ -121,11 +121,12 @@ class DataCollector:
             n_episodes: Number of episodes, at least 1.
             seed: Seed of everything random, a whole number >= 0.
             num_workers: Rollout actors, at least 1, one CPU each.
-            **settings: See `flowshield.distributed.collect_shared`.
+            **settings: See `flowshield.distributed.collect.collect_shared`.
 
         Returns:
-            A `flowshield.distributed.SharedDataset`: `to_ray`, `to_local`, `write_parquet`. It
-            lives as long as the Ray session: enter `flowshield.distributed.session()` before.
+            A `flowshield.distributed.shared_dataset.SharedDataset`: `to_ray`, `to_local`,
+            `write_parquet`. It lives as long as the Ray session: enter
+            `flowshield.distributed.session.session()` before.
 
         Raises:
             ConfigError, DataError, ShapeError: As for `collect`.

@@ -38,7 +38,7 @@ def collect_shared(
         seed: Seed of the collection.
         num_workers: Actors, one CPU each.
         envs_per_worker: Environments that an actor steps in lockstep.
-        chunk_episodes: Episodes a task. None = eight an environment, less where there are few
+        chunk_episodes: Episodes a task. None = up to eight an environment, less where there are few
             episodes: a task ends with its longest, and towards the end actors run out of tasks.
         on_chunk: Called with the returns of the episodes of every chunk that is done.
 
@@ -58,7 +58,7 @@ def collect_shared(
     lengths = np.concatenate([one.lengths for one in stats])
     counts = {
         "n_episodes": len(lengths),
-        "n_truncated": sum(one.n_truncated for one in stats),
+        "n_truncated": int(sum(one.n_truncated for one in stats)),
     }
     returns = np.concatenate([one.returns for one in stats])
     metadata = {**describe_collection(env, behaviour, seed), **counts}
@@ -68,9 +68,10 @@ def collect_shared(
 
 
 def _chunk_size(n_episodes: int, num_workers: int, n_envs: int) -> int:
-    """As many for every environment, and at least four tasks an actor while there is one for each.
+    """At least four tasks an actor while there are as many episodes.
 
-    More than eight an environment would gain little: see `collect_episodes`.
+    Where there are more than one for each environment, as many for each, up to eight: more would
+    gain little, see `collect_episodes`.
     """
-    rounds = n_episodes // (4 * num_workers * n_envs)
-    return n_envs * min(8, max(1, rounds))
+    share = max(1, n_episodes // (4 * num_workers))
+    return share if share < n_envs else n_envs * min(8, share // n_envs)

@@ -4,6 +4,7 @@ __all__ = ["ChunkStats", "RolloutActors"]
 
 import os
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -57,9 +58,13 @@ class RolloutWorker:
         # rollouts are the CPUs' work: an actor that asks for no GPU sees every one of them
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(1)
-        self.make, self.n_envs = make, n_envs
-        self.behaviour: Behaviour = ray.get(behaviour[0])
+        self.make, self.n_envs, self._sent = make, n_envs, behaviour
         self.envs: list[ContinuousEnvWrapper] = []
+
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """Read at the first task, so that what it raises is that task's error."""
+        return ray.get(self._sent[0])
 
     def ready(self) -> None:
         """Makes the environments: what they raise is a task's error, and comes out as itself."""

@@ -4,6 +4,7 @@ __all__ = ["count_cpus", "session"]
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ def session() -> Iterator[None]:
 
     What is there already is used and left as it is: a Ray that this process has initialised, or
     the cluster whose job it is (`ray job submit` sets RAY_ADDRESS). Otherwise one of this machine
-    is started, on loopback, and ended with the body.
+    is started, for this process and those it starts alone, and ended with the body.
     """
     if ray.is_initialized():
         yield
@@ -37,8 +38,10 @@ def count_cpus() -> int:
 def _start() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
-        # nobody but this user's own processes can reach it; without a word Ray may turn tokens on
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Ray listens to the network, and does what it is told: nobody else shall know this token
+        if "RAY_AUTH_MODE" not in os.environ:
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # one process less for every training: nobody takes this machine away
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

@@ -85,12 +85,7 @@ class SharedDataset:
         start_folder(target)
         write = ray.remote(num_cpus=0.5)(write_part)
         self._each(lambda index, block: write.remote(target, index, block))
-        n_truncated = int(self.metadata["n_truncated"])
-        finish_folder(
-            target,
-            len(self.blocks),
-            {**self.metadata, "n_episodes": self.n_episodes, "n_truncated": n_truncated},
-        )
+        finish_folder(target, len(self.blocks), self.metadata)
 
     def _each(self, use: Callable[[int, Any], "ray.ObjectRef[Any]"]) -> list[Any]:
         """What becomes of every block, in order; those that are lost are made again."""

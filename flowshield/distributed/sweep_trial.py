@@ -27,16 +27,15 @@ def run_trial(config: DictConfig, dataset: TrajectoryDataset, folder: Path, repo
     """Trains, scores and calibrates the shield of one trial; needs no Ray.
 
     What is reported is about the weights that would be kept if the fit ended there: those of the
-    best epoch by held-out loss. The last report has "finished" and comes with shield.pt.
+    best epoch by held-out loss. The last report has "finished" and comes with shield.pt, or has the
+    "error" that another try would only meet again: the loss is no longer finite, or the shield
+    cannot be calibrated.
 
     Args:
         config: From `trial_config`.
         dataset: That of all trials; the split is the config's.
         folder: Where the shield's checkpoints go; from one that is there the fit goes on.
         report: Called after each epoch, and at the end.
-
-    Raises:
-        DataError: The loss is no longer finite, or the shield cannot be calibrated.
     """
     (shield_type,) = config.shield
     reports = _Reports(report)
@@ -51,7 +50,11 @@ def run_trial(config: DictConfig, dataset: TrajectoryDataset, folder: Path, repo
         margin=config.evaluation.bound_margin,
         seed=config.seed,
     )
-    shield = trainer.train_shield(dataset, judge=judge)
+    try:
+        shield = trainer.train_shield(dataset, judge=judge)
+    except FlowshieldError as error:
+        report({**reports.figures(), "score": WORST_SCORE, "error": str(error)}, None)
+        return
     shield.save(folder / shield_type / "shield.pt")
     report({**reports.figures(), "finished": True}, folder / shield_type)
 
@@ -75,7 +78,9 @@ class _Reports(InProcessWorker):
         self._report(self.figures(), checkpoint)
 
     def figures(self) -> dict[str, Any]:
-        """Those of the epoch whose weights the fit would keep now."""
+        """Those of the epoch whose weights the fit would keep now; before the first, no more."""
+        if not self.history:
+            return {"epoch": 0}
         kept = [min(self.history[:n], key=_loss) for n in range(1, len(self.history) + 1)]
         names = ("score", "auc_roc", "false_alarm_rate", "validation_loss")
         return {
@@ -93,8 +98,7 @@ def tune_trial(
 ) -> None:
     """What Ray Tune runs for each trial.
 
-    A mistake that another try would only meet again is reported as the trial's "error"; a worker
-    that dies is Tune's to replace, and the new one goes on from the last checkpoint.
+    A worker that dies is Tune's to replace, and the new one goes on from the last checkpoint.
 
     Args:
         parameters: Of the trial; see `trial_config`.
@@ -106,10 +110,7 @@ def tune_trial(
         settings = trial_config(config, parameters)
         settings.log_dir = f"{folder}/tensorboard"
         _take_checkpoint(Path(folder) / parameters["shield"])
-        try:
-            run_trial(settings, dataset, Path(folder), _tell)
-        except FlowshieldError as error:
-            tune.report({"epoch": 0, "score": WORST_SCORE, "error": str(error)})
+        run_trial(settings, dataset, Path(folder), _tell)
 
 
 def _tell(figures: dict[str, Any], files: Path | None) -> None:

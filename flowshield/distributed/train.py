@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
+import pyarrow as pa
 import ray
 import torch
 from ray.data import ExecutionOptions
@@ -69,7 +71,8 @@ def fit_on_ray(
         settings: See `FitSettings`; `batch_size` is that of all workers together.
         workers: How many, and what each gets.
         checkpoint_dir: Folder or URI, on storage that all nodes share; it gets last.pt and best.pt
-            as from `fit` whenever a resumable checkpoint is due, and Ray's own files below ray/.
+            as from `fit` whenever a resumable checkpoint is due, and Ray's own files below ray/ as
+            long as it trains.
         resume: Whether to go on from last.pt, whichever number of workers wrote it.
         on_epoch: Called here, once an epoch, with each record of the history.
         stop: Set from another thread, it ends the training as Ctrl-C does in this one.
@@ -100,7 +103,7 @@ def fit_on_ray(
             "resident_bytes": workers.resident_bytes,
             **_contents(model, train, validation),
         }
-        trainer = _torch_trainer(contents, _tensors(train), workers, folder)
+        trainer = _torch_trainer(contents, rows_table(_tensors(train)), workers, folder)
         try:
             outcome = _watched(trainer, mailbox, on_epoch, stop)
         except TrainingFailedError as error:
@@ -109,25 +112,22 @@ def fit_on_ray(
                 raise
             _load(model, refused.weights)
             raise refused.error from None
-        folder.clear_runs()
     result: FitResult
     result, weights = outcome.return_value  # type: ignore[attr-defined]
     _load(model, weights)
     model.eval()
+    with suppress(OSError):  # only room would be won
+        folder.clear_runs()
     return result
 
 
 def _torch_trainer(
-    contents: dict[str, Any],
-    train: TransitionTensors,
-    workers: TrainWorkers,
-    folder: TrainFolder,
+    contents: dict[str, Any], rows: pa.Table, workers: TrainWorkers, folder: TrainFolder
 ) -> TorchTrainer:
     """The training as Ray Train has it, not yet begun."""
-    rows = rows_table(train)
     # one worker has no share to be cut, and starting what cuts takes it seconds
-    alone = workers.number == 1 and row_bytes(train) * len(train) <= workers.resident_bytes
-    contents["table"] = ray.put(rows) if alone else None
+    alone = workers.number == 1 and contents["row_bytes"] * len(rows) <= workers.resident_bytes
+    contents = {**contents, "table": ray.put(rows) if alone else None}
     return TorchTrainer(
         train_rank,  # type: ignore[arg-type]
         # by reference: what lies in it, the controller would import flowshield's models to read
@@ -196,7 +196,7 @@ def _watched(
     finally:
         # the first rank cannot report its next epoch, and the run ends
         mailbox.close()
-        if not outcome.done():
+        if told and not outcome.done():  # what has not begun has nothing to write down
             thread.join(timeout=_PATIENCE_S)
 
 

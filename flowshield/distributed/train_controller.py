@@ -13,8 +13,8 @@ from flowshield.distributed.train_folder import TrainFolder
 class TrainController(UserCallback):
     """Keeps checkpoints, and ends a run that need not be tried again.
 
-    Ray Train calls it in its controller, on the driver's node. That process imports this module
-    and should not have to wait for torch.
+    Ray Train calls it in its controller, on the driver's node. That process imports this module,
+    and should not have to wait for flowshield's models.
 
     Args:
         folder: Where finished checkpoints are copied.

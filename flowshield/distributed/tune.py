@@ -1,6 +1,6 @@
 """A sweep on Ray Tune: many trials of a shield, with early stopping, and to be gone on with."""
 
-__all__ = ["check_search", "holds_sweep", "sweep"]
+__all__ = ["check_search", "check_trial_room", "holds_sweep", "sweep"]
 
 import importlib.util
 import logging
@@ -87,12 +87,10 @@ def sweep(
         the folder its shield lies, for `BaseShield.load`.
 
     Raises:
-        ConfigError: This machine has no room for one trial.
         KeyboardInterrupt: Ctrl-C; the folder can be gone on with.
     """
     with session(), _quiet():
-        workers = replace(TrainWorkers.from_config(config), number=1)
-        workers.check_room()
+        workers = _of_trial(config)
         trainable = tune.with_resources(
             tune.with_parameters(tune_trial, config=_for_worker(config, workers), dataset=dataset),
             workers.resources(),
@@ -110,6 +108,19 @@ def sweep(
     return [
         {**trial_record(trial), "shield_file": _shield_file(trial, place)} for trial in watch.trials
     ]
+
+
+def check_trial_room(config: DictConfig) -> None:
+    """Refuses, within a session, a sweep whose trials this machine has no room for.
+
+    Raises:
+        ConfigError: Its Ray has too few CPUs or GPUs for one trial.
+    """
+    _of_trial(config).check_room()
+
+
+def _of_trial(config: DictConfig) -> TrainWorkers:
+    return replace(TrainWorkers.from_config(config), number=1)
 
 
 def _is_under_way(path: str) -> bool:

@@ -1,6 +1,6 @@
 """Where the stages run: in this process, or on Ray."""
 
-__all__ = ["check_room", "model_workers", "on_ray", "place", "rollout_workers"]
+__all__ = ["check_room", "for_models", "on_ray", "place", "rollout_workers"]
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -38,9 +38,11 @@ def rollout_workers(config: DictConfig) -> int:
     return int(max(asked)) if isinstance(asked, ListConfig) else int(asked)
 
 
-def model_workers(config: DictConfig) -> int | tuple[int, int]:
-    """Ray Train workers of each model: a number, or (least, most); 0 = this process."""
-    return asked_workers(config) or 1 if on_ray(config) else 0
+def for_models(config: DictConfig) -> DictConfig:
+    """The config with the workers of each model in it: on Ray one, where it does not say."""
+    there = config.copy()
+    there.ray.num_workers = asked_workers(config) or 1 if on_ray(config) else 0
+    return there
 
 
 def check_room(config: DictConfig) -> None:
@@ -52,6 +54,4 @@ def check_room(config: DictConfig) -> None:
     if on_ray(config):
         from flowshield.distributed.train_workers import TrainWorkers
 
-        there = config.copy()
-        there.ray.num_workers = model_workers(config)
-        TrainWorkers.from_config(there).check_room()
+        TrainWorkers.from_config(for_models(config)).check_room()

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from flowshield.data import TrajectoryDataset
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import collect
-from flowshield.pipeline.place import check_room, model_workers, on_ray, place
+from flowshield.pipeline.place import check_room, for_models, on_ray, place
 from flowshield.progress import Bar, Bars, Reporter
 from flowshield.run_folder import RunFolder, write_json
 from flowshield.training import Trainer
@@ -68,9 +68,7 @@ class _ModelTraining:
         dataset: TrajectoryDataset,
     ) -> None:
         self.folder, self.reporter, self.bars, self.dataset = folder, reporter, bars, dataset
-        workers = model_workers(config)
-        self.config: DictConfig = config.copy()
-        self.config.ray.num_workers = workers
+        self.config = for_models(config)
         self.stop = threading.Event()
 
     def __call__(self, name: str) -> None:

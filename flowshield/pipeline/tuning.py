@@ -65,12 +65,13 @@ def tune(
         DataError: No trial finished.
     """
     from flowshield.distributed.session import session
-    from flowshield.distributed.tune import check_search, holds_sweep
+    from flowshield.distributed.tune import check_search, check_trial_room, holds_sweep
 
     space = read_space(config)
     check_search(config.tune.search)
     _check_resume(folder, holds_sweep(folder.shared(folder.sweep)), resume)
     with session():  # one Ray for both; a sweep is never without
+        check_trial_room(config)
         dataset = collect(config, folder, reporter)
         trainer = Trainer(config)
         parts = trainer.split(dataset)

@@ -120,7 +120,7 @@ class Fitter:
             )
 
     def at_once(self, n_models: int) -> int:
-        """How many of so many models train side by side: in this process 1, on Ray what fits."""
+        """How many of so many models to begin side by side: in this process 1."""
         return self._workers().at_once(n_models) if self.on_ray else 1
 
     def session(self) -> AbstractContextManager[None]:

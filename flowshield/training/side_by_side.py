@@ -18,7 +18,8 @@ def side_by_side(
     Args:
         trainings: Each waits for workers elsewhere; this process only looks on.
         at_once: 1 = one after the other, in this thread.
-        stop: Set as soon as one fails, or this thread is interrupted: the others shall end.
+        stop: Set as soon as one fails, or this thread is interrupted: the others shall end. Once
+            they have, it is cleared.
 
     Returns:
         What they return, in the order given.
@@ -39,3 +40,4 @@ def side_by_side(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+        stop.clear()  # for the next training

@@ -190,7 +190,6 @@ class Trainer:
         if train_shield:  # what would refuse the shield shall not wait for the agent
             self._first_shield()
             self.check_calibration(self.split(dataset)["calibration"])
-        self.stop.clear()  # of a training before this one
         trainings: list[Callable[[], Any]] = [
             lambda: self.train_udrl(dataset) if train_udrl else None,
             lambda: self.train_shield(dataset) if train_shield else None,
@@ -200,7 +199,7 @@ class Trainer:
         return agent, shield
 
     def at_once(self, n_models: int) -> int:
-        """How many of so many models train side by side: in this process 1, on Ray what fits."""
+        """How many of so many models to begin side by side: in this process 1."""
         return self._fitter.at_once(n_models)
 
     def calibrate(

@@ -9,7 +9,7 @@ from flowshield.config import compose
 from flowshield.data import DataCollector
 from flowshield.distributed.sweep_trial import run_trial
 from flowshield.envs import make_env
-from flowshield.errors import DataError
+from flowshield.evaluation.sweep_score import WORST_SCORE
 from flowshield.models import BaseShield
 from flowshield.search_space import trial_config
 
@@ -92,5 +92,14 @@ def test_a_trial_that_was_killed_goes_on_and_ends_as_an_unbroken_one(dataset, tm
 
 
 def test_a_loss_that_breaks_is_an_error_of_the_trial(dataset, tmp_path):
-    with pytest.raises(DataError, match="no longer finite"):
-        run(settings(tmp_path, rate=1e30), dataset, tmp_path)
+    ((figures, files),) = run(settings(tmp_path, rate=1e30), dataset, tmp_path)
+    assert "no longer finite in epoch 1" in figures["error"]
+    assert (figures["epoch"], figures["score"], files) == (0, WORST_SCORE, None)
+
+
+def test_what_was_scored_before_an_error_is_told_with_it(dataset, tmp_path):
+    config = settings(tmp_path)
+    config.calibration.groups = 15  # one an episode: too few for a threshold each
+    told = run(config, dataset, tmp_path)
+    assert "calibration" in told[-1][0]["error"]
+    assert told[-1][0]["epoch"] == 4 and told[-1][0]["scores"] == told[-2][0]["scores"]

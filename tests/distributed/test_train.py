@@ -106,6 +106,8 @@ def test_a_worker_killed_in_an_epoch_is_replaced_and_the_training_ends_as_if_not
     assert (tmp_path / "mark").exists()
     assert [record["epoch"] for record in result.history] == [1, 2, 3, 4, 5, 6]
     assert [record["epoch"] for record in told] == [1, 2, 3, 4, 5, 6]
+    # what the checkpoint held was not trained again: it is the same, seconds and all
+    assert result.history[:2] == told[:2]
     whole = Learner()
     fit(whole, TRAIN, VALIDATION, SETTINGS)
     assert_equal(whole, model)
@@ -152,7 +154,7 @@ def stop(record):
         raise StopIteration
 
 
-def test_rows_that_do_not_fit_are_streamed_and_workers_may_come_and_go(cluster, tmp_path):
+def test_rows_that_do_not_fit_are_streamed_to_as_many_workers_as_there_are(cluster, tmp_path):
     settings = replace(SETTINGS, n_epochs=12)
     model = Learner()
     result = run(model, tmp_path, (1, 2), settings, resources={"resident_bytes": 0})
@@ -196,5 +198,7 @@ def test_more_workers_than_this_machine_can_have_are_refused(cluster, tmp_path, 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match="5 training workers with 1 CPU each need 5 CPU"):
         run(Learner(), tmp_path, 5)
+    assert [TrainWorkers(n).at_once(9) for n in (1, 2, 3)] == [5, 3, 2]  # one more than fit
+    assert TrainWorkers(1).at_once(2) == 2
     with pytest.raises(ConfigError, match="need 1 GPU, this Ray has 0"):
         run(Learner(), tmp_path, 1, resources={"use_gpu": True})

@@ -219,7 +219,7 @@ def test_ctrl_c_leaves_a_sweep_that_can_be_gone_on_with(
     assert len(checkpoints(tmp_path)) == 2 and first in checkpoints(tmp_path)
 
 
-def test_a_ctrl_c_that_tune_took_to_itself_is_raised_and_no_handler_is_left():
+def test_a_ctrl_c_that_tune_took_to_itself_is_raised():
     ours = signal.getsignal(signal.SIGINT)
     with raising_ctrl_c():
         signal.signal(signal.SIGINT, lambda *_: None)  # as Tune does; and nobody interrupts
