@@ -41,6 +41,6 @@ def test_a_node_lost_while_training_costs_no_epoch(tmp_path):
     found = drive("train", tmp_path)
     for records in found.values():
         assert [record["epoch"] for record in records] == list(range(1, LONG.n_epochs + 1))
-    # lost in the fifth: what the checkpoint held was not trained again, and is the same to the second
+    # what the checkpoint held was not trained again: it is the same, seconds and all
     assert found["history"][:2] == found["told"][:2]
     assert (tmp_path / "fit" / "last.pt").exists()
