@@ -38,10 +38,10 @@ def count_cpus() -> int:
 def _start() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
-        # Ray listens to the network, and does what it is told: nobody else shall know this token
-        if "RAY_AUTH_MODE" not in os.environ:
-            os.environ["RAY_AUTH_MODE"] = "token"
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Ray listens to the network, and does what it is told by whoever knows the token, which
+        # it demands unless RAY_AUTH_MODE says otherwise: one of this process alone
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # one process less for every training: nobody takes this machine away
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
