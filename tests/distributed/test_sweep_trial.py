@@ -9,9 +9,11 @@ from flowshield.config import compose
 from flowshield.data import DataCollector
 from flowshield.distributed.sweep_trial import run_trial
 from flowshield.envs import make_env
+from flowshield.errors import DataError
 from flowshield.evaluation.sweep_score import WORST_SCORE
 from flowshield.models import BaseShield
 from flowshield.search_space import trial_config
+from flowshield.training import Trainer
 
 OVERRIDES = [
     "env=gridworld",
@@ -97,9 +99,17 @@ def test_a_loss_that_breaks_is_an_error_of_the_trial(dataset, tmp_path):
     assert (figures["epoch"], figures["score"], files) == (0, WORST_SCORE, None)
 
 
-def test_what_was_scored_before_an_error_is_told_with_it(dataset, tmp_path):
-    config = settings(tmp_path)
-    config.calibration.groups = 15  # one an episode: too few for a threshold each
-    told = run(config, dataset, tmp_path)
-    assert "calibration" in told[-1][0]["error"]
-    assert told[-1][0]["epoch"] == 4 and told[-1][0]["scores"] == told[-2][0]["scores"]
+def test_what_was_scored_before_an_error_is_told_with_it(dataset, tmp_path, monkeypatch):
+    calibrate, calls = Trainer.calibrate, []
+
+    def refuse_the_last(*arguments):
+        calls.append(1)
+        if len(calls) == 5:  # four epochs were judged by then
+            raise DataError("no threshold")
+        return calibrate(*arguments)
+
+    monkeypatch.setattr(Trainer, "calibrate", refuse_the_last)
+    told = [figures for figures, _ in run(settings(tmp_path), dataset, tmp_path)]
+    assert [figures["epoch"] for figures in told] == [1, 2, 3, 4, 4]
+    assert (told[-1]["error"], told[-1]["score"]) == ("no threshold", WORST_SCORE)
+    assert told[-1]["scores"] == told[-2]["scores"] and not told[-1]["finished"]
