@@ -167,7 +167,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if parsed.quick:
         parsed.seconds, parsed.rounds, parsed.vector_envs = 0.1, 1, 2
-        parsed.workers, parsed.transitions = [2], 20_000
+        parsed.workers, parsed.transitions = [2], 5_000
     if min(*parsed.workers, parsed.rounds, parsed.vector_envs, parsed.transitions) < 1:
         parser.error("expected numbers of at least 1")
     return parsed

@@ -55,7 +55,10 @@ def test_what_is_not_installed_is_left_out_and_named(collection, capsys, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_rollout_actors_beside_a_bare_loop_and_the_drivers_memory(collection, capsys):
+def test_rollout_actors_beside_a_bare_loop_and_the_drivers_memory(collection, capsys, monkeypatch):
+    for name in ("ours", "memory"):
+        monkeypatch.setattr(module(name), "ENVS_PER_WORKER", 4)
+    monkeypatch.setattr(module("ours"), "_CHUNK", 8)  # episodes: a task is short
     collection.main(["--quick", "--kinds", "bare", "ours", "--policies", "network"])
     printed = capsys.readouterr().out
     assert "ours, 2 actors / 2 bare processes" in printed and "Ray's start" in printed
