@@ -9,7 +9,7 @@ import torch
 from actors import alive_pids
 
 from flowshield.data import DataCollector, TrajectoryDataset
-from flowshield.distributed.collect import collect_shared
+from flowshield.distributed.collect import _chunk_size, collect_shared
 from flowshield.envs import ContinuousEnvWrapper, make_env, register_env, registry
 from flowshield.errors import ConfigError, DataError
 from flowshield.evaluation import AgentBehaviour
@@ -39,6 +39,14 @@ def alone(tmp_path_factory):
     path = tmp_path_factory.mktemp("alone") / "data.npz"
     collector().collect(N, seed=3).save(path)
     return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("n_episodes", "expected"), [(1, 1), (300, 37), (1000, 64), (100_000, 512)]
+)
+def test_a_task_is_sized_to_the_collection(n_episodes, expected):
+    """Four tasks an actor, then as many episodes for each of 64 environments, at most eight."""
+    assert _chunk_size(n_episodes, num_workers=2, n_envs=64) == expected
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4, 6])  # for the last two there are no CPUs
