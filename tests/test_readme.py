@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flowshield.cli import _parser
+from flowshield.cli import make_parser
 from flowshield.config import compose
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ def test_every_flowshield_line_parses_and_composes():
     ours = [words for words in lines if words and words[0] == "flowshield"]
     assert ours
     for words in ours:
-        parsed = _parser().parse_args(words[1:])
+        parsed = make_parser().parse_args(words[1:])
         compose("tune" if parsed.command == "tune" else "run", parsed.overrides)
 
 

@@ -1,0 +1,96 @@
+"""The program: reads the arguments, runs a command, and turns errors into one line and a code."""
+
+__all__ = ["main", "make_parser"]
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from flowshield import __version__
+from flowshield.cli import stages
+from flowshield.cli.command import Command
+from flowshield.errors import FlowshieldError
+from flowshield.progress import Reporter
+
+_COMMANDS = (
+    stages.RUN,
+    stages.COLLECT,
+    stages.TRAIN,
+    stages.EVALUATE,
+    stages.TUNE,
+    stages.CONFIG,
+)
+
+_DESCRIPTION = """\
+Collect episodes, train a command-conditioned policy and its shields, and say whether the shields
+keep the policy out of trouble. Settings are overridden in Hydra's grammar: key=value."""
+
+_KEYS = "keys:   flowshield config [overrides] prints every key with its value"
+_EXIT_CODES = """\
+exit codes:
+  0    done
+  1    something that the message on standard error explains; --debug shows the traceback
+  2    the command line itself is wrong
+  130  interrupted with Ctrl-C; the same run_dir=... goes on"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Without the program's name; None = those of this process.
+
+    Returns:
+        The exit code: 0 done, 1 a mistake that the message explains, 130 interrupted.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = make_parser().parse_args(typed)
+    reporter = Reporter()
+    try:
+        parsed.run(parsed, reporter, "flowshield " + shlex.join(typed))
+    except (FlowshieldError, OSError) as error:
+        if parsed.debug:
+            raise
+        print(f"flowshield: {reporter.named(str(error))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        again = " (with --resume, if trials had begun)" if parsed.command == "tune" else ""
+        print(f"flowshield: interrupted; the same run_dir=... goes on{again}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    examples = "\n".join(command.examples for command in _COMMANDS)
+    parser = argparse.ArgumentParser(
+        prog="flowshield",
+        description=_DESCRIPTION,
+        epilog=f"examples:\n{examples}\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"flowshield {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        added = commands.add_parser(
+            command.name,
+            help=command.summary,
+            description=command.summary,
+            epilog=_epilog(command),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(added)
+        added.add_argument("--debug", action="store_true", help="show tracebacks")
+        added.set_defaults(run=command.run)
+    return parser
+
+
+def _epilog(command: Command) -> str:
+    from flowshield.config import config_groups
+
+    parts = [f"examples:\n{command.examples}"]
+    if command.shows_groups:
+        groups = (f"  {name}={'|'.join(options)}" for name, options in config_groups().items())
+        parts += ["groups:\n" + "\n".join(groups), _KEYS]
+    return "\n\n".join([*parts, _EXIT_CODES])

@@ -1,0 +1,189 @@
+"""The main job, its stages one by one, and the sweep."""
+
+__all__ = ["COLLECT", "CONFIG", "EVALUATE", "RUN", "TRAIN", "TUNE"]
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from flowshield.cli.command import Command
+from flowshield.errors import ConfigError
+from flowshield.progress import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from omegaconf import DictConfig
+
+    from flowshield.run_folder import RunFolder
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Lets a command take Hydra overrides."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
+
+
+def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
+    add_overrides(parser)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the sweep that run_dir holds"
+    )
+
+
+def _prepared(
+    command: str, overrides: "Sequence[str]", reporter: Reporter
+) -> "tuple[DictConfig, RunFolder]":
+    import torch
+
+    from flowshield.run_folder import load_config
+
+    config, folder = load_config(overrides, "tune" if command == "tune" else "run")
+    reporter.named = folder.named
+    torch.set_num_threads(config.n_threads)
+    reporter.stage(command, f"run folder {folder.place} (to go on later: run_dir={folder.place})")
+    return config, folder
+
+
+def _needs_run_dir(command: str, holding: str, overrides: "Sequence[str]") -> None:
+    if not any(override.startswith("run_dir=") for override in overrides):
+        raise ConfigError(f"{command} needs run_dir=PATH, the folder of {holding}")
+
+
+def _run(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    from flowshield.pipeline import run
+
+    config, folder = _prepared("run", parsed.overrides, reporter)
+    _tell_results("run", folder, reporter, run(config, folder, reporter, typed))
+
+
+def _collect(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    from flowshield.filesystem import absolute
+    from flowshield.pipeline import collect, dataset_path
+
+    config, folder = _prepared("collect", parsed.overrides, reporter)
+    collect(config, folder, reporter)
+    reporter.stage("collect", f"the episodes are in {absolute(dataset_path(config, folder))}")
+
+
+def _train(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    from flowshield.filesystem import absolute
+    from flowshield.pipeline import train
+
+    config, folder = _prepared("train", parsed.overrides, reporter)
+    train(config, folder, reporter)
+    reporter.stage("train", f"the models are in {absolute(folder.models)}")
+
+
+def _evaluate(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    from flowshield.pipeline import evaluate
+
+    _needs_run_dir("evaluate", "a trained run", parsed.overrides)
+    config, folder = _prepared("evaluate", parsed.overrides, reporter)
+    _tell_results("evaluate", folder, reporter, evaluate(config, folder, reporter, typed))
+
+
+def _tell_results(
+    command: str, folder: "RunFolder", reporter: Reporter, results: dict[str, Any]
+) -> None:
+    from flowshield.evaluation import detection_table, followed_lines, results_table
+    from flowshield.filesystem import absolute
+
+    reporter.table(results_table(results))
+    if results["shields"]:
+        reporter.table(detection_table(results))
+    for line in followed_lines(results):
+        reporter.stage(command, line)
+    total = sum(results["seconds"].values())
+    reporter.stage(command, f"done in {total:.0f} s of work; open {absolute(folder.report)}")
+
+
+def _tune(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    from flowshield.pipeline import tune
+
+    if parsed.resume:
+        _needs_run_dir("tune", "a sweep", parsed.overrides)
+    config, folder = _prepared("tune", parsed.overrides, reporter)
+    _tell_sweep(folder, reporter, tune(config, folder, reporter, typed, parsed.resume))
+
+
+def _tell_sweep(folder: "RunFolder", reporter: Reporter, results: dict[str, Any]) -> None:
+    from flowshield.evaluation import sweep_table
+    from flowshield.evaluation.wording import percent, percent_interval
+    from flowshield.filesystem import absolute
+
+    reporter.table(sweep_table(results))
+    test = results["best"]["test"]
+    alarms, detection = test["false_alarms"], test["detection"]
+    reporter.stage(
+        "tune",
+        f"the best on the test episodes, which chose nothing: AUROC {detection['auc_roc']:.4f}, "
+        f"false alarms {percent(alarms['rate'], 1)} "
+        f"({percent_interval(alarms['low'], alarms['high'])})",
+    )
+    place = absolute(folder.sweep)
+    reporter.stage("tune", f"wrote {place}: best_shield.pt, best.yaml, sweep.png, table.md")
+
+
+def _config(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    from omegaconf import OmegaConf
+
+    from flowshield.config import compose
+
+    reporter.line(OmegaConf.to_yaml(compose("tune", parsed.overrides)).rstrip())
+
+
+RUN = Command(
+    "run",
+    "collect, train, evaluate; leaves a run folder with report.html",
+    """\
+  flowshield run                                   the main job
+  flowshield run profile=quick                     the same in minutes, for a first look
+  flowshield run behaviour=expert seed=1 run_dir=runs/expert
+  flowshield run run_dir=runs/expert               go on with a run that was interrupted""",
+    _run,
+    add_overrides,
+    shows_groups=True,
+)
+COLLECT = Command(
+    "collect",
+    "collect episodes into RUN_DIR/dataset.npz",
+    "  flowshield collect data.n_episodes=500 run_dir=runs/mine",
+    _collect,
+    add_overrides,
+    shows_groups=True,
+)
+TRAIN = Command(
+    "train",
+    "train the agent and the shields on a dataset",
+    """\
+  flowshield train run_dir=runs/mine
+  flowshield train run_dir=runs/other data.path=episodes.npz shield=quantile""",
+    _train,
+    add_overrides,
+    shows_groups=True,
+)
+EVALUATE = Command(
+    "evaluate",
+    "evaluate a trained run folder; cells that are on file are not run again",
+    "  flowshield evaluate run_dir=runs/mine",
+    _evaluate,
+    add_overrides,
+    shows_groups=True,
+)
+TUNE = Command(
+    "tune",
+    "sweep shield types and their settings on Ray Tune; leaves RUN_DIR/sweep",
+    """\
+  flowshield tune run_dir=runs/sweep 'tune.space.batch_size={choice:[512,1024]}'
+  flowshield tune --resume run_dir=runs/sweep      go on with a sweep that was interrupted""",
+    _tune,
+    _add_tune_arguments,
+    shows_groups=True,
+)
+CONFIG = Command(
+    "config",
+    "print the composed config and stop",
+    "  flowshield config profile=quick shield=quantile",
+    _config,
+    add_overrides,
+    shows_groups=True,
+)
