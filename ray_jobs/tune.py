@@ -2,8 +2,8 @@
 
 ray job submit --working-dir . -- python ray_jobs/tune.py run_dir=s3://bucket/sweep ray=cluster
 
-A shell on the head reads the line once more: an override with braces takes two pairs of quotes,
-"'tune.space.shield.learning_rate={grid:[1e-3,2e-3]}'".
+An override with braces stands in quotes, as for any shell:
+'tune.space.shield.learning_rate={grid:[1e-3,2e-3]}'.
 """
 
 import sys

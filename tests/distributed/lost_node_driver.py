@@ -1,11 +1,12 @@
-"""A cluster of two nodes of which one is killed while this process collects, or while it trains.
+"""A cluster of two nodes that loses one while this process collects, and the next while it trains.
 
-`python lost_node_driver.py collect FOLDER` or `train FOLDER`; FOLDER/told.json says what it saw.
+`python lost_node_driver.py FOLDER`; FOLDER/told.json says what it saw.
 """
 
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -23,24 +24,19 @@ N_EPISODES = 192
 HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 4}
 
 
-def main(what, folder):
+def main(folder):
     # Ray Train learns of the worker before the node, and looks for room for two once more
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "8"
     nodes = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "dashboard_host": "127.0.0.1", "_system_config": HEALTH},
     )
-    other = nodes.add_node(num_cpus=1)
     ray.init(address=nodes.address, log_to_driver=False)
-    lost = []
-
-    def lose_the_other():
-        if not lost:
-            lost.append(other)
-            nodes.remove_node(other, allow_graceful=False)
-
     try:
-        told = {"collect": collect, "train": train}[what](Path(folder), lose_the_other)
+        told = {}
+        for work in (collect, train):
+            lost = partial(nodes.remove_node, nodes.add_node(num_cpus=1), allow_graceful=False)
+            told[work.__name__] = work(Path(folder), lost)
         Path(folder, "told.json").write_text(json.dumps(told))
     finally:
         ray.shutdown()
@@ -84,4 +80,4 @@ def train(folder, lose_the_other):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

@@ -12,9 +12,11 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from tiny import TINY
 
+from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
 
 pytestmark = pytest.mark.ray
@@ -23,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sysconfig.get_path("scripts")
 PATIENCE_S = 300  # for a busy machine; an idle one needs a tenth of it
 RUN = ["profile=quick", *TINY, "shield=quantile", "env.commands=[[200,280]]"]
+ON_RAY = [*RUN, "ray.rollout_workers=1"]  # a process less to start
 
 
 class Head(NamedTuple):
@@ -128,33 +131,49 @@ def end(process):
 
 
 @pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The same run in this process."""
+    folder = tmp_path_factory.mktemp("run") / "here"
+    assert main(["run", f"run_dir={folder}", "ray.num_workers=0", *RUN]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
 def trained(head, tmp_path_factory):
     folder = tmp_path_factory.mktemp("job") / "run"
-    return folder, head.submit("train", f"run_dir={folder}", *RUN)
+    # at an address: what workers write goes there, what the driver writes is sent there
+    return folder, head.submit("train", f"run_dir={folder.as_uri()}", *ON_RAY)
 
 
 def test_train_collects_what_is_missing_and_leaves_the_models(trained):
     folder, job = trained
     job.assert_succeeded()
-    assert job.last_line.endswith(f"the models are in {folder / 'models'}")
+    assert job.last_line.endswith(f"the models are in {folder.as_uri()}/models")
     assert TrajectoryDataset(folder / "dataset.npz").n_episodes == 80
     assert {path.stem for path in (folder / "models").glob("*.pt")} == {"agent", "quantile"}
     assert (folder / "checkpoints" / "agent" / "last.pt").exists()
 
 
-def test_evaluate_goes_on_from_there(head, trained):
+def test_evaluate_ends_with_the_episodes_and_numbers_of_one_process(head, trained, here):
     folder, _ = trained
-    job = head.submit("evaluate", f"run_dir={folder}")
+    job = head.submit("evaluate", f"run_dir={folder.as_uri()}")
     job.assert_succeeded()
-    assert job.last_line.endswith(f"open {folder / 'report.html'}")
+    assert job.last_line.endswith(f"open {folder.as_uri()}/report.html")
     assert (folder / "report.html").stat().st_size > 0
-    results = json.loads((folder / "results.json").read_text())
-    assert len(results["cells"]) == 2
-    assert results["versions"]["flowshield"] == "0+submitted"
+    ours, theirs = (TrajectoryDataset(f / "dataset.npz") for f in (folder, here))
+    for name in ("states", "actions", "rewards", "terminated", "truncated", "final_states"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    ours, theirs = (json.loads((f / "results.json").read_text()) for f in (folder, here))
+    assert ours["versions"]["flowshield"] == "0+submitted"
+    assert len(ours["cells"]) == 2
+    for part in ("cells", "shields", "followed", "dataset"):
+        assert ours[part] == theirs[part], part
+    for name in ("agent", "quantile"):
+        assert ours["models"][name]["validation_loss"] == theirs["models"][name]["validation_loss"]
 
 
 def test_collect_leaves_the_same_episodes(head, trained, tmp_path):
-    job = head.submit("collect", f"run_dir={tmp_path}", *RUN)
+    job = head.submit("collect", f"run_dir={tmp_path}", *ON_RAY)
     job.assert_succeeded()
     assert job.last_line.endswith(f"the episodes are in {tmp_path / 'dataset.npz'}")
     theirs = trained[0] / "dataset.npz"
@@ -163,12 +182,13 @@ def test_collect_leaves_the_same_episodes(head, trained, tmp_path):
 
 def test_tune_leaves_its_sweep_at_an_address_too(head, tmp_path):
     address = (tmp_path / "run").as_uri()
-    job = head.submit("tune", f"run_dir={address}", *RUN)
+    space = "tune.space.shield.learning_rate={grid:[1e-3,2e-3]}"
+    job = head.submit("tune", f"run_dir={address}", *ON_RAY, space)
     job.assert_succeeded()
     assert f"wrote {address}/sweep: best_shield.pt" in job.last_line
     sweep = tmp_path / "run" / "sweep"
     results = json.loads((sweep / "results.json").read_text())
-    assert [trial["status"] for trial in results["trials"]] == ["finished"] * 3
+    assert [trial["status"] for trial in results["trials"]] == ["finished"] * 2
     assert (sweep / results["trials"][0]["shield_file"]).exists()
     assert (sweep / "best_shield.pt").stat().st_size > 0
 
