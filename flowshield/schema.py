@@ -85,6 +85,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "num_workers": _AT_LEAST_0,
     "ray.rollout_workers": _AT_LEAST_1,
     "ray.cpus_per_worker": _POSITIVE,
+    "ray.gpus_per_worker": _FACTOR,
     "ray.envs_per_worker": _AT_LEAST_1,
     "ray.chunk_episodes": _AT_LEAST_1,
     "ray.max_failures": _AT_LEAST_MINUS_1,

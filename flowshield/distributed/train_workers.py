@@ -21,6 +21,8 @@ class TrainWorkers:
         number: How many at once; (least, most) = as many of them as the cluster has just now.
         use_gpu: Whether each gets a GPU; None = where Ray has one.
         cpus_per_worker: CPUs of each, and threads of torch.
+        gpus_per_worker: Share of a GPU of each that gets one: with 1/n, n trainings of one worker
+            side by side on each GPU.
         max_failures: Times that the training starts again from its last checkpoint; -1 = for ever.
         resident_bytes: A worker's rows up to this size lie on its device; more are streamed.
     """
@@ -28,8 +30,23 @@ class TrainWorkers:
     number: int | tuple[int, int]
     use_gpu: bool | None = False
     cpus_per_worker: float = 1
+    gpus_per_worker: float = 1
     max_failures: int = 3
     resident_bytes: int = 2_000_000_000
+
+    def __post_init__(self) -> None:
+        """Refuses what NCCL cannot do.
+
+        Raises:
+            ConfigError: More than one worker of a training on parts of GPUs.
+        """
+        most = self.number if isinstance(self.number, int) else self.number[1]
+        if most > 1 and self.gpus_per_worker < 1:
+            raise ConfigError(
+                "ray.gpus_per_worker: expected 1 where a model has more than one worker, got "
+                f"{self.gpus_per_worker:g}: NCCL joins no two workers on one GPU; set it to 1, or "
+                "num_workers to 1"
+            )
 
     @classmethod
     def from_config(cls, config: DictConfig) -> "TrainWorkers":
@@ -40,6 +57,7 @@ class TrainWorkers:
             # null leaves it to `device`, which a machine without a GPU may not have
             use_gpu=False if ray.use_gpu is None and config.device == "cpu" else ray.use_gpu,
             cpus_per_worker=ray.cpus_per_worker,
+            gpus_per_worker=ray.gpus_per_worker,
             max_failures=ray.max_failures,
             resident_bytes=ray.resident_bytes,
         )
@@ -96,7 +114,7 @@ class TrainWorkers:
     def resources(self) -> dict[str, float]:
         """What each gets of the cluster: "CPU", and "GPU" where it gets one."""
         use_gpu = _resources_there().get("GPU", 0) > 0 if self.use_gpu is None else self.use_gpu
-        gpus = {"GPU": 1.0} if use_gpu else {}
+        gpus = {"GPU": float(self.gpus_per_worker)} if use_gpu else {}
         return {"CPU": float(self.cpus_per_worker), **gpus}
 
 

@@ -189,3 +189,12 @@ def test_more_workers_than_this_machine_can_have_are_refused(cluster, tmp_path, 
     assert TrainWorkers(1).at_once(2) == 2
     with pytest.raises(ConfigError, match="need 1 GPU, this Ray has 0"):
         run(Learner(), tmp_path, 1, resources={"use_gpu": True})
+
+
+def test_models_share_a_gpu_but_the_workers_of_one_do_not():
+    quarter = TrainWorkers(1, use_gpu=True, gpus_per_worker=0.25)
+    assert quarter.resources() == {"CPU": 1.0, "GPU": 0.25}
+    assert quarter.scaling().resources_per_worker == {"CPU": 1.0, "GPU": 0.25}
+    for number in (2, (1, 2)):
+        with pytest.raises(ConfigError, match="expected 1 where a model has more than one worker"):
+            TrainWorkers(number, use_gpu=True, gpus_per_worker=0.25)
