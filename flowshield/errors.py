@@ -7,6 +7,7 @@ __all__ = [
     "FlowshieldError",
     "NotCalibratedError",
     "ShapeError",
+    "UsageError",
     "unknown_name",
 ]
 
@@ -20,6 +21,10 @@ class FlowshieldError(Exception):
 
 class ConfigError(FlowshieldError, ValueError):
     """A config key or value is unknown, of the wrong type or out of range."""
+
+
+class UsageError(FlowshieldError, ValueError):
+    """A command line asks for what cannot be: exit code 2, as for one that does not parse."""
 
 
 class DataError(FlowshieldError, ValueError):

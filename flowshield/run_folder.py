@@ -1,6 +1,6 @@
 """The folder that a run leaves behind, and how a killed run finds its way back into it."""
 
-__all__ = ["RunFolder", "load_config"]
+__all__ = ["RunFolder", "load_config", "read_config"]
 
 import datetime
 import json
@@ -155,6 +155,18 @@ def load_config(overrides: Sequence[str], name: str = "run") -> tuple[DictConfig
     return config, folder
 
 
+def read_config(folder: RunFolder) -> DictConfig:
+    """The config in a run folder, complete and validated.
+
+    Raises:
+        ConfigError: This release does not know a key or value in it; the message names the file.
+    """
+    try:
+        return resolve(OmegaConf.load(folder.config))  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise ConfigError(f"{folder.named(str(folder.config))}: {error}") from error
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
@@ -168,11 +180,15 @@ def read_json(path: Path) -> Any:
         raise FileFormatError(message) from error
 
 
+def json_text(content: Any) -> str:
+    """The content as JSON; NaN and infinity become null, as JSON knows neither."""
+    return json.dumps(_without_nan(content), indent=1, allow_nan=False)
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, whole or not at all; NaN becomes null, as JSON knows none."""
-    text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+    """Writes a JSON file, whole or not at all; see `json_text`."""
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(json_text(content).encode())
 
 
 def machine() -> str:
@@ -184,10 +200,7 @@ def machine() -> str:
 
 def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The config to go on with in a folder that holds one."""
-    try:
-        saved = resolve(OmegaConf.load(folder.config))  # type: ignore[arg-type]
-    except ConfigError as error:
-        raise ConfigError(f"{folder.named(str(folder.config))}: {error}") from error
+    saved = read_config(folder)
     said = {override.partition("=")[0] for override in overrides}
     for key in [key for key in said if key.startswith("ray.")]:  # one of them leaves the others
         OmegaConf.update(saved, key, OmegaConf.select(given, key))

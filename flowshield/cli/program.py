@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from flowshield import __version__
-from flowshield.cli import stages
+from flowshield.cli import ask, stages
 from flowshield.cli.command import Command
-from flowshield.errors import FlowshieldError
+from flowshield.errors import FlowshieldError, UsageError
 from flowshield.progress import Reporter
 
 _COMMANDS = (
@@ -19,6 +19,7 @@ _COMMANDS = (
     stages.TRAIN,
     stages.EVALUATE,
     stages.TUNE,
+    ask.ASK,
     stages.CONFIG,
 )
 
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None = those of this process.
 
     Returns:
-        The exit code: 0 done, 1 a mistake that the message explains, 130 interrupted.
+        The exit code: 0 done, 1 a mistake that the message explains, 2 a command line that cannot
+        be obeyed, 130 interrupted.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     parsed = make_parser().parse_args(typed)
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.debug:
             raise
         print(f"flowshield: {reporter.named(str(error))}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         again = " (with --resume, if trials had begun)" if parsed.command == "tune" else ""
         print(f"flowshield: interrupted; the same run_dir=... goes on{again}", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from flowshield.evaluation.agent import Cell, EvaluatedEpisode, evaluate_agent, run_episode
 from flowshield.evaluation.agent_behaviour import AgentBehaviour
+from flowshield.evaluation.answer import Answer, ask_shield
+from flowshield.evaluation.answer_wording import answer_lines
 from flowshield.evaluation.cell_grid import UNSHIELDED
 from flowshield.evaluation.command_plane import CommandPlane, plot_projection
 from flowshield.evaluation.evaluator import Evaluator, Measurement, Subjects
@@ -39,6 +41,7 @@ from flowshield.evaluation.tables import detection_table, markdown_table, result
 
 __all__ = [
     "AgentBehaviour",
+    "Answer",
     "Cell",
     "CommandPlane",
     "ConfidenceInterval",
@@ -51,6 +54,8 @@ __all__ = [
     "ShieldJudge",
     "Subjects",
     "UNSHIELDED",
+    "answer_lines",
+    "ask_shield",
     "auc_roc",
     "cell_record",
     "clopper_pearson",

@@ -1,9 +1,21 @@
 """The main job and its stages, each on the files of a run folder."""
 
+from flowshield.pipeline.asking import Question, ask
 from flowshield.pipeline.collecting import collect, dataset_path
 from flowshield.pipeline.evaluating import evaluate
 from flowshield.pipeline.main_job import run
+from flowshield.pipeline.trained_run import TrainedRun
 from flowshield.pipeline.training import train
 from flowshield.pipeline.tuning import tune
 
-__all__ = ["collect", "dataset_path", "evaluate", "run", "train", "tune"]
+__all__ = [
+    "Question",
+    "TrainedRun",
+    "ask",
+    "collect",
+    "dataset_path",
+    "evaluate",
+    "run",
+    "train",
+    "tune",
+]

@@ -23,6 +23,7 @@ from flowshield.models.shields.projection import (
     nearest_supported,
     typical_score,
 )
+from flowshield.models.shields.return_ranges import supported_ranges
 
 _FRONTIER_SAMPLES = 256
 _FRONTIER_HORIZONS = 32
@@ -111,6 +112,52 @@ class BaseShield(JudgingModel):
             samples[..., 1],
             tolerance,
             falling=score_type == "achievability",
+        )
+
+    @torch.no_grad()
+    def supported_returns(
+        self,
+        state: Tensor,
+        horizon: float,
+        *,
+        also: Sequence[float] = (),
+        tolerance: float = 0.1,
+    ) -> list[list[tuple[float, float]]]:
+        """Which returns are supported at a horizon: ranges, between which none was found.
+
+        What `Frontier` says of islands of support holds here too, with 256 returns looked at
+        between the lowest and the highest supported one beside those of the samples.
+
+        Args:
+            state: [batch, state_dim], raw.
+            horizon: Steps, at least 1.
+            also: Returns to look at besides, raw: one that is supported lies in a range.
+            tolerance: How exact the ends are, raw reward; each end is itself supported.
+
+        Returns:
+            For each state its ranges (low, high), raw, rising. No range: nothing is supported at
+            that horizon. An end is infinite where every return beyond is supported; the
+            achievability supports all below its highest.
+
+        Raises:
+            NotCalibratedError: The shield was never calibrated.
+            DataError: The horizon is below 1, or something is not finite.
+            ShapeError: A shape is wrong.
+        """
+        check_batch(state=(state, self.state_dim))
+        check_finite(state=state, also=torch.as_tensor(also, dtype=torch.float64))
+        if not 1 <= horizon < math.inf:
+            raise DataError(f"expected a horizon of at least 1 step, got {horizon}")
+        samples, _ = self.common_samples(state, _FRONTIER_SAMPLES)
+        return supported_ranges(
+            self.scores,
+            state,
+            self.limits(state),
+            horizon,
+            samples[..., 1],
+            tolerance,
+            falling=self.score_type == "achievability",
+            also=also,
         )
 
     def _levels(self, state: Tensor, level: float | None, score_type: str) -> Tensor:

@@ -1,0 +1,103 @@
+"""Asks a trained run's shield about one command at one state."""
+
+__all__ = ["ASK"]
+
+import argparse
+import re
+from typing import Any
+
+from flowshield.cli.command import Command
+from flowshield.progress import Reporter
+
+_DESCRIPTION = """\
+Says whether a command (H, R), "get return R in H steps", is supported by the data at a state; its
+score against the threshold; the false-alarm rate; the nearest supported command, which is what the
+agent would be commanded; and which returns are supported at that horizon.
+
+The state is given by its numbers, in the environment's units, or taken from an episode: the run's
+agent (not the behaviour that its data come from) starts from the reset with --seed and follows the
+first command of the run's grid, or --follow, with its mean action and without a shield. --step 0 is
+the start."""
+
+_WIDTH = 14
+# -1e-3 and -inf are numbers too, which argparse knows from Python 3.14 on; -inf is refused later
+_NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|^-(inf|nan)", re.IGNORECASE)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = _DESCRIPTION
+    parser._negative_number_matcher = _NEGATIVE
+    parser.add_argument("run_dir", metavar="RUN", help="folder of a trained run")
+    parser.add_argument(
+        "--command", dest="asked", nargs=2, type=float, required=True, metavar=("H", "R"),
+        help="horizon in steps and return in raw reward",
+    )  # fmt: skip
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--state", nargs="+", type=float, metavar="X", help="the state's numbers")
+    where.add_argument("--seed", type=int, metavar="N", help="seed of the episode's reset")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="with --seed: steps that lie behind (default 0)"
+    )
+    parser.add_argument(
+        "--follow", nargs=2, type=float, metavar=("H", "R"),
+        help="with --seed: what the agent follows (default: the first of the run's env.commands)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shield", metavar="NAME",
+        help="default: the best by the run's verdict, or its only one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--alpha", type=float, help="another false-alarm rate, if the calibration has scores enough"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    from flowshield.errors import UsageError
+    from flowshield.evaluation import answer_lines
+    from flowshield.pipeline import Question, TrainedRun, ask
+    from flowshield.run_folder import json_text
+
+    if parsed.state is not None and (parsed.step is not None or parsed.follow is not None):
+        raise UsageError("--step and --follow go with --seed, not with --state")
+    question = Question(
+        command=parsed.asked,
+        state=parsed.state,
+        seed=parsed.seed or 0,
+        step=parsed.step or 0,
+        follow=parsed.follow,
+        shield=parsed.shield,
+        alpha=parsed.alpha,
+    )
+    source, answer = ask(TrainedRun(parsed.run_dir), question)
+    if parsed.json:
+        reporter.line(json_text({**source, **answer.record()}))
+        return
+    for name, text in [*_source_lines(source), *answer_lines(answer)]:
+        reporter.line(f"{name:<{_WIDTH}}{text}")
+
+
+def _source_lines(source: dict[str, Any]) -> list[tuple[str, str]]:
+    import numpy as np
+
+    from flowshield.evaluation.wording import command_label, shield_label
+
+    numbers = " ".join(map(str, np.asarray(source["state"], np.float32)))
+    lines = [("shield", f"{shield_label(source['shield'])} of {source['run']}"), ("state", numbers)]
+    if "seed" in source:
+        follows = command_label(source["follows"])
+        where = f"seed {source['seed']}, step {source['step']}, the agent follows {follows}"
+        lines.append(("", f"({where} without a shield)"))
+    return lines
+
+
+ASK = Command(
+    "ask",
+    "ask a run's shield whether a command is supported at a state, and what is",
+    """\
+  flowshield ask runs/mine --seed 3 --step 40 --command 1000 280
+  flowshield ask runs/mine --state 0 1.4 0.2 -0.3 0 -1e-3 0 0 --command 200 280 --json
+  flowshield ask runs/mine --seed 3 --command 200 280 --shield quantile --alpha 0.1""",
+    _ask,
+    _add_arguments,
+)

@@ -1,0 +1,109 @@
+"""Asks a run's shield about a command, at a state that is given or that an episode comes by."""
+
+__all__ = ["Question", "ask", "state_in_episode"]
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowshield.errors import DataError, ShapeError, UsageError
+from flowshield.evaluation import Answer, ask_shield, run_episode
+from flowshield.evaluation.cell_grid import Command
+from flowshield.models import BaseShield
+from flowshield.pipeline.trained_run import TrainedRun
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        command: (horizon in steps, return in raw reward).
+        state: The state's numbers; None = that of an episode.
+        seed: Of the episode's reset, as Gymnasium takes it.
+        step: Steps of the episode that lie behind the state.
+        follow: The command that the agent follows in the episode; None = the first of the run's
+            grid (`env.commands`).
+        shield: Name; None = the run's best by its verdict, or its only one.
+        alpha: False-alarm rate; None = the calibrated one.
+    """
+
+    command: Sequence[float]
+    state: Sequence[float] | None = None
+    seed: int = 0
+    step: int = 0
+    follow: Sequence[float] | None = None
+    shield: str | None = None
+    alpha: float | None = None
+
+
+def ask(run: TrainedRun, question: Question) -> tuple[dict[str, Any], Answer]:
+    """Answers a question.
+
+    Returns:
+        Where the answer comes from ("run", "shield", "state" and, for an episode's state, "seed",
+        "step" and "follows") and the answer.
+
+    Raises:
+        UsageError: The question cannot be asked of this run; the message says what can.
+    """
+    name, shield = run.shield(question.shield)
+    _promise(shield, question.alpha)
+    source: dict[str, Any] = {"run": run.folder.place, "shield": name}
+    if question.state is None:
+        follow = _command(question.follow or run.config.env.commands[0])
+        state = state_in_episode(run, question.seed, question.step, follow).tolist()
+        source |= {"seed": question.seed, "step": question.step, "follows": list(follow)}
+    else:
+        state = list(question.state)
+    try:
+        answer = ask_shield(shield, state, question.command)
+    except (DataError, ShapeError) as error:
+        raise UsageError(str(error)) from error
+    return {**source, "state": state}, answer
+
+
+def state_in_episode(run: TrainedRun, seed: int, step: int, follow: Command) -> NDArray[np.float32]:
+    """The state [state_dim] after so many steps of an episode of the run's agent, unshielded.
+
+    Raises:
+        UsageError: The seed or step is negative, or the episode ends before.
+    """
+    if seed < 0 or step < 0:
+        raise UsageError(f"expected a seed and a step of at least 0, got {seed} and {step}")
+    env = run.make_env()
+    try:
+        episode = run_episode(env, run.agent(), follow, seed=seed).episode
+    finally:
+        env.close()
+    if step >= episode.length:
+        raise UsageError(
+            f"the episode with seed {seed} ends after {episode.length} steps: choose a step from "
+            f"0 to {episode.length - 1}, got {step}"
+        )
+    state: NDArray[np.float32] = episode.states[step]
+    return state
+
+
+def _promise(shield: BaseShield, alpha: float | None) -> None:
+    """Lets the shield promise another false-alarm rate, where its calibration has scores enough."""
+    if alpha is None:
+        return
+    try:
+        shield.calibration = shield.calibration_in_force().at(alpha)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+
+
+def _command(values: Sequence[float]) -> Command:
+    horizon, target = map(float, values)
+    if not (1 <= horizon < math.inf and math.isfinite(target)):
+        raise UsageError(
+            f"expected a command (horizon of at least 1 step, finite return), got "
+            f"({horizon:g}, {target:g})"
+        )
+    return horizon, target

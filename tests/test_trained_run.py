@@ -1,0 +1,163 @@
+"""What is asked of a run that was trained; its folder stays as it is."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import TINY
+
+from flowshield.cli import main
+from flowshield.envs import make_env
+from flowshield.evaluation import run_episode
+from flowshield.models import BaseShield, UDRLAgent
+
+ROOT = Path(__file__).parents[1]
+STATE = ["0.1", "1.2", "-1e-1", "-.4", "0", "2.5e-2", "0", "0"]
+
+
+def cell(shield, command, mean):
+    return {"shield": shield, "command": command, "return_mean": mean, "return_high": mean}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run with two shields, by whose results the mixture is the better one."""
+    place = tmp_path_factory.mktemp("somewhere") / "runs" / "mine"
+    overrides = [*TINY, "data.n_episodes=60", "ray.num_workers=0", "shield=[quantile,mixture]"]
+    assert main(["train", f"run_dir={place}", *overrides]) == 0
+    cells = [cell("none", [200, 280], 250.0), cell("none", [1000, 280], -100.0)]
+    cells += [cell("quantile", c["command"], 20.0) for c in cells[:2]]
+    cells += [cell("mixture", c["command"], 240.0) for c in cells[:2]]
+    (place / "results.json").write_text(json.dumps({"cells": cells}))
+    return place
+
+
+def asked(capsys, place, *words):
+    """The JSON that a question is answered with."""
+    capsys.readouterr()
+    assert main(["ask", str(place), *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+
+
+def refused(capsys, *words):
+    """The one line with which a question is refused."""
+    capsys.readouterr()
+    assert main(["ask", *map(str, words)]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("flowshield: ") and error.count("\n") == 1
+    return error
+
+
+def test_the_answer_is_what_the_shield_says(place, capsys):
+    shield = BaseShield.load(place / "models" / "quantile.pt")
+    state = torch.tensor([[float(number) for number in STATE]])
+    verdicts = set()
+    for horizon, target in ((200.0, -120.0), (1000.0, 280.0), (60.0, -400.0)):
+        words = ["--state", *STATE, "--command", str(horizon), str(target), "--shield", "quantile"]
+        answer = asked(capsys, place, *words)
+        command = torch.tensor([[horizon, target]])
+        assert answer["supported"] is not bool(shield.is_ood(state, command))
+        assert answer["score"] == pytest.approx(float(shield.score(state, command)))
+        assert answer["threshold"] == pytest.approx(float(shield.threshold))
+        assert answer["nearest"] == pytest.approx(shield.project(state, command)[0].tolist())
+        ranges = answer["supported_returns"]
+        assert ranges == [list(pair) for pair in shield.supported_returns(state, horizon)[0]]
+        assert any(low <= target <= high for low, high in ranges) is answer["supported"]
+        assert (answer["alpha"], answer["score_type"]) == (0.1, "density")
+        verdicts.add(answer["supported"])
+    assert verdicts == {True, False}
+
+
+def test_the_state_of_an_episode_is_the_agents_own(place, capsys):
+    agent = UDRLAgent.load(place / "models" / "agent.pt")
+    words = ["--command", "1000", "280", "--seed", "3"]
+    for step, follow in ((0, (200, 280)), (11, (200, 280)), (11, (50, -100))):
+        followed = ["--follow", *map(str, follow)] if follow != (200, 280) else []
+        answer = asked(capsys, place, *words, "--step", str(step), *followed)
+        states = run_episode("lunarlander", agent, follow, seed=3).episode.states
+        np.testing.assert_array_equal(np.float32(answer["state"]), states[step])
+        assert answer["follows"] == list(follow)
+    start, _ = make_env("lunarlander").reset(seed=3)
+    np.testing.assert_array_equal(np.float32(asked(capsys, place, *words)["state"]), start)
+
+
+def test_the_printed_state_asks_the_same_again(place, capsys):
+    assert main(["ask", str(place), "--seed", "4", "--step", "9", "--command", "80", "-50"]) == 0
+    printed = capsys.readouterr().out
+    state = re.search(r"^state +(.*)$", printed, re.MULTILINE)[1].split()
+    assert main(["ask", str(place), "--state", *state, "--command", "80", "-50"]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert again == [line for line in printed.splitlines() if "seed 4" not in line]
+    assert [line.split()[0] for line in again] == [
+        *("shield", "state", "command", "verdict", "score", "false", "nearest", "returns")
+    ]
+
+
+def test_the_shield_is_the_runs_best_unless_another_is_named(place, capsys):
+    words = ["--state", *STATE, "--command", "200", "280"]
+    assert asked(capsys, place, *words)["shield"] == "mixture"
+    assert asked(capsys, place, *words, "--shield", "quantile")["shield"] == "quantile"
+
+
+def test_another_alpha_moves_the_threshold(place, capsys):
+    words = ["--state", *STATE, "--command", "200", "280", "--shield", "mixture"]
+    calibration = BaseShield.load(place / "models" / "mixture.pt").calibration
+    answer = asked(capsys, place, *words, "--alpha", "0.4")
+    assert answer["threshold"] == calibration.at(0.4).thresholds[0] > calibration.thresholds[0]
+    assert "0.4" in answer["promise"]
+    error = refused(capsys, place, *words, "--alpha", "0.001")
+    assert "needs at least 999 calibration episodes, got 9" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--state", *STATE[:3]], "state: expected 8 numbers, got 3"),
+        (["--state", "nan", *STATE[1:]], "state: expected finite numbers, got [nan"),
+        (["--state", *STATE[1:], "-inf"], "state: expected finite numbers"),
+        (["--state", *STATE, "--step", "2"], "--step and --follow go with --seed"),
+        (["--seed", "0", "--shield", "mixtur"], "unknown shield 'mixtur': did you mean 'mixture'?"),
+        (["--seed", "0", "--step", "5000"], "choose a step from 0 to"),
+        (["--seed", "-1"], "at least 0, got -1"),
+        (["--seed", "0", "--follow", "0", "3"], "horizon of at least 1 step"),
+        (["--seed", "0", "--command", "200", "inf"], "command: expected finite numbers"),
+        (["--seed", "0", "--command", "0.5", "10"], "at least 1 step, got 0.5"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line_and_code_2(place, words, said, capsys):
+    assert said in refused(capsys, place, "--command", "200", "280", *words)
+
+
+def test_a_folder_that_is_no_run_or_does_not_say_which_shield_is_refused(place, tmp_path, capsys):
+    words = ["--state", *STATE, "--command", "200", "280"]
+    assert "is no run folder" in refused(capsys, tmp_path, *words)
+    assert "is no run folder" in refused(capsys, tmp_path / "nowhere", *words)
+    assert "is no run folder" in refused(capsys, place / "config.yaml", *words)
+    (tmp_path / "config.yaml").write_bytes((place / "config.yaml").read_bytes())
+    assert "name one of quantile, mixture" in refused(capsys, tmp_path, *words)
+    error = refused(capsys, tmp_path, *words, "--shield", "mixture")
+    assert f"no trained mixture: flowshield train run_dir={tmp_path}" in error
+
+
+def test_asking_changes_nothing_in_the_folder(place, capsys):
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    asked(capsys, place, "--seed", "0", "--command", "200", "280")
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
+
+
+def test_every_block_of_the_guide_runs(place, capsys, monkeypatch):
+    guide = (ROOT / "docs" / "guides" / "ask.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
+    assert len(blocks) == 4
+    monkeypatch.chdir(place.parents[1])
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("mixture ")
+    documented = " ".join(re.findall(r"^\| (`[^|]*) \|", guide, flags=re.MULTILINE))
+    (line,) = re.findall(r"```bash\nflowshield ask runs/mine (.*)\n", guide)
+    words = line.replace("--step 40", "--step 4").split()
+    assert asked(capsys, "runs/mine", *words).keys() == set(re.findall(r"`(\w+)`", documented))
