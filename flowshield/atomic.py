@@ -1,13 +1,17 @@
 """Files that are whole or absent: written to a temporary name, flushed, then renamed."""
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "explained_write", "remove_leftovers"]
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from flowshield.errors import WriteError
+
+_SUFFIX = ".part"
 
 
 @contextmanager
@@ -16,7 +20,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     The temporary file lies in the same folder, because a rename is atomic only within one
     file system. If the body or the flush fails (a full disk, say), the temporary file is removed
-    and whatever was at `path` before is still there.
+    and whatever was at `path` before is still there. A process that is killed leaves its
+    temporary file behind: `remove_leftovers` knows it.
 
     Args:
         path: Where the file shall be. Missing parent folders are made.
@@ -25,25 +30,60 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         A writable binary file.
 
     Raises:
-        OSError: The folder cannot be written to, or the disk is full.
+        WriteError: An OSError: the folder cannot be written to or vanished, or the disk is full.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    with explained_write(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(OSError):  # what went wrong first is what the user must hear of
+                os.unlink(temporary)
+            raise
+        _flush_folder(target.parent)
+
+
+@contextmanager
+def explained_write(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Names the file that could not be written, which a full disk's own error does not.
+
+    Raises:
+        WriteError: In place of an OSError of the body.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files private to their owner
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+        yield
+    except OSError as error:
+        if isinstance(error, WriteError) or error.errno is None:
+            raise
+        raise WriteError(error.errno, error.strerror or "", os.fspath(target)) from error
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Removes the temporary files of processes that were killed while they wrote.
+
+    Args:
+        folder: It and all folders below, in which no other process may be writing.
+
+    Returns:
+        What was removed.
+    """
+    found = sorted(folder.rglob(f".*{_SUFFIX}"))
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename last through a power cut, where the file system can be asked to."""
+    with suppress(OSError):  # some network file systems refuse it; the file itself is whole
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

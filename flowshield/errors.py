@@ -1,6 +1,7 @@
 """The errors that flowshield raises for what a user can mend."""
 
 __all__ = [
+    "BusyError",
     "ConfigError",
     "DataError",
     "FileFormatError",
@@ -8,6 +9,7 @@ __all__ = [
     "NotCalibratedError",
     "ShapeError",
     "UsageError",
+    "WriteError",
     "unknown_name",
 ]
 
@@ -41,6 +43,21 @@ class FileFormatError(FlowshieldError, ValueError):
 
 class NotCalibratedError(FlowshieldError, RuntimeError):
     """A shield was asked for a verdict before it was calibrated."""
+
+
+class BusyError(FlowshieldError, RuntimeError):
+    """Another process works in the folder."""
+
+
+class WriteError(FlowshieldError, OSError):
+    """A file cannot be written: a full disk, a folder that vanished or may not be written to."""
+
+    def __str__(self) -> str:
+        """Says which file, and that nothing is lost."""
+        if self.filename is None:
+            return super().__str__()
+        reason = f"cannot write {self.filename}: {self.strerror}"
+        return f"{reason}; what was there before is unchanged, and can be gone on with"
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:

@@ -1,8 +1,9 @@
 """Files here and on shared storage: a path, or an address such as s3://bucket/run."""
 
-__all__ = ["absolute", "copy_whole", "is_uri", "open_place"]
+__all__ = ["absolute", "copy_whole", "is_uri", "local_path", "open_place"]
 
 import os
+from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs
@@ -39,6 +40,18 @@ def open_place(place: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
     return system, str(path).rstrip("/")
 
 
+def local_path(place: str | os.PathLike[str]) -> Path | None:
+    """The path of a place on this machine's file systems, None of one elsewhere.
+
+    Raises:
+        ConfigError: It is an address that pyarrow does not understand.
+    """
+    if not is_uri(place):
+        return Path(place)
+    system, path = open_place(place)
+    return Path(path) if isinstance(system, fs.LocalFileSystem) else None
+
+
 def copy_whole(
     source: str, target: str, *, source_system: fs.FileSystem, target_system: fs.FileSystem
 ) -> None:
@@ -48,7 +61,7 @@ def copy_whole(
         OSError: It cannot be read or written.
     """
     folder, _, name = target.rpartition("/")
-    new = f"{folder}/.{name}.new"
+    new = f"{folder}/.{name}.part"  # `atomic.remove_leftovers` knows it
     fs.copy_files(
         source, new, source_filesystem=source_system, destination_filesystem=target_system
     )

@@ -3,16 +3,14 @@
 __all__ = ["Mirror"]
 
 import os
-import shutil
-import tempfile
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pyarrow import fs
 
 from flowshield.filesystem import copy_whole, open_place
+from flowshield.scratch import ScratchFolder
 
 
 class Mirror:
@@ -31,8 +29,8 @@ class Mirror:
 
     def __init__(self, address: str) -> None:
         self._there, self._root = open_place(address)
-        self.path = Path(tempfile.mkdtemp(prefix="flowshield-")).resolve()
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self._scratch = ScratchFolder()
+        self.path = self._scratch.path
         self._here = fs.LocalFileSystem()
         self._same: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()

@@ -1,8 +1,9 @@
 """The folder that a run leaves behind, and how a killed run finds its way back into it."""
 
-__all__ = ["RunFolder", "load_config", "read_config"]
+__all__ = ["RunFolder", "load_config", "open_run", "read_config"]
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -15,11 +16,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from flowshield.atomic import atomic_write
+from flowshield.atomic import atomic_write, remove_leftovers
 from flowshield.config import compose, resolve
 from flowshield.errors import ConfigError, FileFormatError
-from flowshield.filesystem import is_uri
+from flowshield.filesystem import is_uri, local_path
+from flowshield.lock import FolderLock
 from flowshield.mirror import Mirror
+from flowshield.scratch import clear_scratch
 
 # what a start takes over from an earlier one
 _READ = ("config.yaml", "timings.json", "dataset.npz", "checkpoints", "models", "sweep")
@@ -46,6 +49,7 @@ class RunFolder:
     def __init__(self, place: str | Path) -> None:
         self.place = str(place).rstrip("/")
         self._mirror = Mirror(self.place) if is_uri(place) else None
+        self._lock: FolderLock | None = None
         self.path = path = Path(place) if self._mirror is None else self._mirror.path
         self.config = path / "config.yaml"
         self.dataset = path / "dataset.npz"
@@ -78,6 +82,29 @@ class RunFolder:
         """The finished measurements of a shield alone."""
         return self.shields / f"{name}.json"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other runs out while the body runs, and clears away what a killed one left.
+
+        An address of shared storage other than file:// is not locked: such storage has no lock
+        that survives no crash.
+
+        Raises:
+            BusyError: Another process works in this folder.
+            WriteError: It cannot be written to.
+        """
+        folder = local_path(self.place)
+        if folder is None:
+            yield
+            return
+        with FolderLock(folder) as self._lock:
+            remove_leftovers(folder)
+            try:
+                yield
+            finally:
+                self._lock = None
+                clear_scratch()  # also that of Ray's workers, once they are gone
+
     def fetch(self) -> None:
         """Takes over what an earlier start left on shared storage."""
         if self._mirror is not None:
@@ -94,8 +121,10 @@ class RunFolder:
         """Leaves on shared storage what is new: called after each piece of work.
 
         Raises:
-            OSError: The storage refuses it.
+            OSError: The storage refuses it, or the folder that this run holds vanished.
         """
+        if self._lock is not None:
+            self._lock.check()
         if self._mirror is not None:
             self._mirror.send()
 
@@ -141,18 +170,36 @@ def load_config(overrides: Sequence[str], name: str = "run") -> tuple[DictConfig
     Raises:
         ConfigError: An override is wrong, or does not agree with the folder's config.
     """
+    with open_run(overrides, name) as (config, folder):
+        return config, folder
+
+
+@contextmanager
+def open_run(overrides: Sequence[str], name: str = "run") -> Iterator[tuple[DictConfig, RunFolder]]:
+    """As `load_config`, and keeps other processes out of the folder while the body runs.
+
+    Raises:
+        BusyError: Another process works in the folder.
+        ConfigError: As `load_config`.
+    """
     config = compose(name, overrides)
     if config.run_dir is None:
         config.run_dir = str(_fresh_folder(config))
     folder = RunFolder(config.run_dir)
-    folder.fetch()
-    if folder.config.exists():
-        config = _reconciled(folder, config, overrides)
-    with atomic_write(folder.config) as file:
-        file.write(OmegaConf.to_yaml(config).encode())
-    folder.send()
-    config.log_dir = str(folder.tensorboard)
-    return config, folder
+    with folder.held():
+        folder.fetch()
+        if folder.config.exists():
+            config = _reconciled(folder, config, overrides)
+        elif folder.holds_work():
+            raise ConfigError(
+                f"{folder.place} holds work of a run without its config.yaml: put that back, or "
+                "choose another run_dir"
+            )
+        with atomic_write(folder.config) as file:
+            file.write(OmegaConf.to_yaml(config).encode())
+        folder.send()
+        config.log_dir = str(folder.tensorboard)
+        yield config, folder
 
 
 def read_config(folder: RunFolder) -> DictConfig:
@@ -273,8 +320,10 @@ def _flat(config: DictConfig) -> dict[str, Any]:
 
 def _fresh_folder(config: DictConfig) -> Path:
     now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    name = str(config.env.name).replace("/", "-")
-    return Path("runs") / f"{now}_{name}_seed{config.seed}"
+    name = f"{now}_{str(config.env.name).replace('/', '-')}_seed{config.seed}"
+    names = (f"{name}_{n}" if n > 1 else name for n in itertools.count(1))
+    # a clock that was set back, or two starts in one second, give a name that is taken
+    return next(path for name in names if not (path := Path("runs", name)).exists())
 
 
 def _without_nan(value: Any) -> Any:

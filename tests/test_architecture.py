@@ -12,14 +12,17 @@ import flowshield
 PACKAGE = Path(flowshield.__file__).parent
 
 # Who may import whom, by the first name below flowshield. Leaves are open to everyone above them.
+# "" is flowshield itself: its version
 CONFIG = {"errors", "schema", "groups", "config"}
-LEAVES = {*CONFIG, "atomic", "filesystem", "progress", ""}  # "" is flowshield itself: its version
+LEAVES = {*CONFIG, "atomic", "filesystem", "lock", "progress", "scratch", ""}
 BELOW_TRAINING = {"models", "data", "envs"}
 ALLOWED = {
     "": set(),
     "errors": set(),
     "atomic": {"errors"},
     "filesystem": {"errors"},
+    "lock": {"atomic", "errors"},
+    "scratch": {"lock", "errors"},
     "progress": {"errors"},
     "schema": {"errors"},
     "groups": {"errors", "schema"},

@@ -1,3 +1,9 @@
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from flowshield.errors import ConfigError
@@ -96,3 +102,27 @@ def test_the_folder_to_work_in_goes_with_its_mirror(there):
 def test_an_address_of_no_known_kind_says_so():
     with pytest.raises(ConfigError, match="ftp://host/run: expected a path, or an address such as"):
         Mirror("ftp://host/run")
+
+
+def test_the_folder_of_a_process_that_was_killed_goes_with_the_next_mirror(
+    there, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    killed = "import os; from flowshield.mirror import Mirror; " + (
+        f"m = Mirror({there.as_uri()!r}); print(m.path, flush=True); os.kill(os.getpid(), 9)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    done = subprocess.run(
+        [sys.executable, "-c", killed], env=environment, capture_output=True, text=True
+    )
+    left = Path(done.stdout.strip())
+    assert done.returncode == -9 and left.is_dir()
+    foreign = tmp_path / "temporary" / "somebody-elses"
+    foreign.mkdir()
+    one = Mirror(there.as_uri())
+    assert not left.exists()
+    another = Mirror(there.as_uri())
+    assert {one.path.parent, another.path.parent, foreign} == set(
+        (tmp_path / "temporary").iterdir()
+    )

@@ -3,6 +3,8 @@
 __all__ = ["COLLECT", "CONFIG", "EVALUATE", "RUN", "TRAIN", "TUNE"]
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flowshield.cli.command import Command
@@ -29,18 +31,21 @@ def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@contextmanager
 def _prepared(
     command: str, overrides: "Sequence[str]", reporter: Reporter
-) -> "tuple[DictConfig, RunFolder]":
+) -> "Iterator[tuple[DictConfig, RunFolder]]":
     import torch
 
-    from flowshield.run_folder import load_config
+    from flowshield.run_folder import open_run
 
-    config, folder = load_config(overrides, "tune" if command == "tune" else "run")
-    reporter.named = folder.named
-    torch.set_num_threads(config.n_threads)
-    reporter.stage(command, f"run folder {folder.place} (to go on later: run_dir={folder.place})")
-    return config, folder
+    with open_run(overrides, "tune" if command == "tune" else "run") as (config, folder):
+        reporter.named = folder.named
+        torch.set_num_threads(config.n_threads)
+        reporter.stage(
+            command, f"run folder {folder.place} (to go on later: run_dir={folder.place})"
+        )
+        yield config, folder
 
 
 def _needs_run_dir(command: str, holding: str, overrides: "Sequence[str]") -> None:
@@ -51,34 +56,34 @@ def _needs_run_dir(command: str, holding: str, overrides: "Sequence[str]") -> No
 def _run(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     from flowshield.pipeline import run
 
-    config, folder = _prepared("run", parsed.overrides, reporter)
-    _tell_results("run", folder, reporter, run(config, folder, reporter, typed))
+    with _prepared("run", parsed.overrides, reporter) as (config, folder):
+        _tell_results("run", folder, reporter, run(config, folder, reporter, typed))
 
 
 def _collect(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     from flowshield.filesystem import absolute
     from flowshield.pipeline import collect, dataset_path
 
-    config, folder = _prepared("collect", parsed.overrides, reporter)
-    collect(config, folder, reporter)
-    reporter.stage("collect", f"the episodes are in {absolute(dataset_path(config, folder))}")
+    with _prepared("collect", parsed.overrides, reporter) as (config, folder):
+        collect(config, folder, reporter)
+        reporter.stage("collect", f"the episodes are in {absolute(dataset_path(config, folder))}")
 
 
 def _train(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     from flowshield.filesystem import absolute
     from flowshield.pipeline import train
 
-    config, folder = _prepared("train", parsed.overrides, reporter)
-    train(config, folder, reporter)
-    reporter.stage("train", f"the models are in {absolute(folder.models)}")
+    with _prepared("train", parsed.overrides, reporter) as (config, folder):
+        train(config, folder, reporter)
+        reporter.stage("train", f"the models are in {absolute(folder.models)}")
 
 
 def _evaluate(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     from flowshield.pipeline import evaluate
 
     _needs_run_dir("evaluate", "a trained run", parsed.overrides)
-    config, folder = _prepared("evaluate", parsed.overrides, reporter)
-    _tell_results("evaluate", folder, reporter, evaluate(config, folder, reporter, typed))
+    with _prepared("evaluate", parsed.overrides, reporter) as (config, folder):
+        _tell_results("evaluate", folder, reporter, evaluate(config, folder, reporter, typed))
 
 
 def _tell_results(
@@ -101,8 +106,8 @@ def _tune(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
 
     if parsed.resume:
         _needs_run_dir("tune", "a sweep", parsed.overrides)
-    config, folder = _prepared("tune", parsed.overrides, reporter)
-    _tell_sweep(folder, reporter, tune(config, folder, reporter, typed, parsed.resume))
+    with _prepared("tune", parsed.overrides, reporter) as (config, folder):
+        _tell_sweep(folder, reporter, tune(config, folder, reporter, typed, parsed.resume))
 
 
 def _tell_sweep(folder: "RunFolder", reporter: Reporter, results: dict[str, Any]) -> None:

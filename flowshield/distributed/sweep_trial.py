@@ -3,7 +3,6 @@
 __all__ = ["Report", "run_trial", "tune_trial"]
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from omegaconf import DictConfig
 from ray import tune
 
 from flowshield.data import TrajectoryDataset
-from flowshield.errors import FlowshieldError
+from flowshield.errors import FlowshieldError, WriteError
 from flowshield.evaluation.sweep_score import WORST_SCORE, ShieldJudge
+from flowshield.scratch import ScratchFolder
 from flowshield.search_space import trial_config
 from flowshield.training import Trainer
 from flowshield.training.worker import InProcessWorker
@@ -52,6 +52,8 @@ def run_trial(config: DictConfig, dataset: TrajectoryDataset, folder: Path, repo
     )
     try:
         shield = trainer.train_shield(dataset, judge=judge)
+    except WriteError:  # of the machine, not of the trial: another try may be luckier
+        raise
     except FlowshieldError as error:
         report({**reports.figures(), "score": WORST_SCORE, "error": str(error)}, None)
         return
@@ -106,11 +108,11 @@ def tune_trial(
         dataset: That of all trials.
     """
     torch.set_num_threads(config.n_threads)
-    with tempfile.TemporaryDirectory() as folder:
+    with ScratchFolder() as folder:
         settings = trial_config(config, parameters)
         settings.log_dir = f"{folder}/tensorboard"
-        _take_checkpoint(Path(folder) / parameters["shield"])
-        run_trial(settings, dataset, Path(folder), _tell)
+        _take_checkpoint(folder / parameters["shield"])
+        run_trial(settings, dataset, folder, _tell)
 
 
 def _tell(figures: dict[str, Any], files: Path | None) -> None:

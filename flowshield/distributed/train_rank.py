@@ -3,7 +3,6 @@
 __all__ = ["RankWorker", "train_rank"]
 
 import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from flowshield.distributed.mailbox import Mailbox
 from flowshield.distributed.shards import resident_rows, shard_rows
 from flowshield.distributed.train_ends import DriverGone, TrainingRefused, Weights
 from flowshield.errors import FlowshieldError
+from flowshield.scratch import ScratchFolder
 from flowshield.training.fit import fit
 from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.rows import Rows
@@ -71,11 +71,11 @@ def train_rank(references: dict[str, Any]) -> tuple[FitResult, Weights]:
     config = ray.get(references["contents"])
     torch.set_num_threads(config["n_threads"])
     model: nn.Module = ray.get(config["model"]).to(get_device())
-    with tempfile.TemporaryDirectory() as folder:
+    with ScratchFolder() as folder:
         try:
-            result = _fit(model, config, Path(folder))
+            result = _fit(model, config, folder)
         except FlowshieldError as error:
-            named = type(error)(str(error).replace(folder, config["storage"]))
+            named = type(error)(str(error).replace(str(folder), config["storage"]))
             raise TrainingRefused(named, _weights(model)) from error
     return result, _weights(model)
 

@@ -1,0 +1,364 @@
+"""Kills flowshield again and again, and holds what it ends in against an unbroken run.
+
+    python tests/soak/kills.py --stage collect:50 train:60 evaluate:50 run:60 --seed 0 \\
+        --out docs/results/kills.md
+
+Each command is started in a process group of its own and killed with SIGKILL, group and all, at a
+random moment or while a file is being written, then started again at once; of four starts in a row
+at most three are killed, so that it comes to its end. After each kill every file in the run folder
+that some command reads is read. At the end the dataset must have the bytes, and the models the
+weights, of a run that nobody broke; no process may be left, and no file that an unbroken run does
+not leave, in the run folder, in the folder of temporary files, or in /dev/shm.
+
+Processes are forked from this one, which has imported everything but Ray: a kill then costs the
+work, not the imports. Linux only.
+"""
+
+import argparse
+import atexit
+import ctypes
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.utils.tensorboard  # noqa: F401
+from omegaconf import OmegaConf
+
+import flowshield.pipeline  # noqa: F401
+from flowshield.cli import main as flowshield_main
+from flowshield.data import TrajectoryDataset
+from flowshield.run_folder import machine
+
+SETTINGS = [
+    "env=gridworld",
+    "behaviour=random",
+    "data.n_episodes=60",
+    "calibration.alpha=0.2",
+    "n_epochs=4",
+    "shield_epochs=4",
+    "checkpoint_every=1",
+    "batch_size=128",
+    "model.hidden_dim=16",
+    "evaluation.n_episodes=3",
+    "evaluation.n_states=40",
+    "evaluation.followed.n_starts=2",
+    "evaluation.followed.n_commands=2",
+    "device=cpu",
+]
+HERE = "ray.num_workers=0"
+SWEEP = ["tune.scheduler=none", "tune.n_samples=1", "tune.space.batch_size={grid:[64,128]}"]
+ORPHAN_SECONDS = 60.0
+MOST_KILLS_IN_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command under fire: what is typed, and what it begins with."""
+
+    command: str
+    overrides: tuple[str, ...] = (HERE, "shield=quantile")
+    begins_trained: bool = False
+    at_address: bool = False
+
+    def arguments(self, folder: Path) -> list[str]:
+        place = folder.as_uri() if self.at_address else str(folder)
+        return [self.command, f"run_dir={place}", *SETTINGS, *self.overrides]
+
+
+STAGES = {
+    "collect": Stage("collect"),
+    "train": Stage("train", (HERE, "shield=flow_matching")),
+    "train_at_address": Stage("train", (HERE, "shield=quantile"), at_address=True),
+    "evaluate": Stage("evaluate", begins_trained=True),
+    "run": Stage("run"),
+    "collect_on_ray": Stage("collect", ("ray.num_workers=1", "shield=quantile")),
+    "train_on_ray": Stage("train", ("ray.num_workers=1", "shield=quantile")),
+    "tune": Stage("tune", ("ray.num_workers=1", "shield=quantile", *SWEEP)),
+}
+
+
+@dataclass
+class Tally:
+    """What happened to a stage."""
+
+    runs: int = 0
+    kills: int = 0
+    in_a_write: int = 0
+    files_read: int = 0
+    slowest_orphan: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+class Soak:
+    """Runs one stage unbroken, then under fire."""
+
+    def __init__(self, stage: Stage, place: Path, rng: random.Random) -> None:
+        self.stage, self.place, self.rng = stage, place, rng
+        self.tally = Tally()
+        self.temporary = place / "tmp"
+        self.temporary.mkdir(parents=True)
+        self.log = place / "log.txt"
+        self.before = place / "before"
+        if stage.begins_trained:
+            self._finish(Stage("train", stage.overrides).arguments(self.before))
+        self.unbroken = place / "unbroken"
+        self._begin(self.unbroken)
+        start = time.monotonic()
+        self._finish(stage.arguments(self.unbroken))
+        self.seconds = time.monotonic() - start
+        self.usual = self._outside()
+
+    def until(self, kills: int) -> Tally:
+        """Breaks runs until so many kills are done."""
+        while self.tally.kills < kills:
+            folder = self.place / f"broken{self.tally.runs}"
+            self._begin(folder)
+            self._break(folder, kills)
+            self._compare(folder)
+            self.tally.runs += 1
+            shutil.rmtree(folder)
+        return self.tally
+
+    def _begin(self, folder: Path) -> None:
+        if self.stage.begins_trained:
+            shutil.copytree(self.before, folder)
+
+    def _break(self, folder: Path, kills: int) -> None:
+        in_a_row = 0
+        while True:
+            pid = self._start(self._again(folder))
+            spare = in_a_row == MOST_KILLS_IN_A_ROW or self.tally.kills == kills
+            if spare or not self._kill(pid, folder):
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                if code == 0:
+                    return
+                if in_a_row <= MOST_KILLS_IN_A_ROW:  # a chance is no cause to fail
+                    self._wrong(f"exit code {code}: {self.log.read_text()[-500:]}")
+                    raise SystemExit("\n".join(self.tally.wrong))
+            self.tally.kills += 1
+            in_a_row = 0 if spare else in_a_row + 1
+            self.tally.files_read += self._read_all(folder)
+
+    def _again(self, folder: Path) -> list[str]:
+        arguments = self.stage.arguments(folder)
+        begun = (folder / "sweep" / "trials" / "tuner.pkl").exists()
+        return [*arguments, "--resume"] if begun else arguments
+
+    def _kill(self, pid: int, folder: Path) -> bool:
+        """Whether it was killed before it had ended."""
+        moment = time.monotonic() + self.rng.uniform(0.0, self.seconds)
+        on_write = self.rng.random() < 0.4
+        while time.monotonic() < moment or on_write:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return False
+            late = time.monotonic() > moment
+            if on_write and late and any(folder.rglob(".*.part")):
+                self.tally.in_a_write += 1
+                break
+            time.sleep(0.0002 if on_write and late else 0.002)
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return True
+
+    def _start(self, arguments: list[str]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 70
+        try:
+            os.setsid()
+            os.environ["TMPDIR"] = tempfile.tempdir = str(self.temporary)
+            log = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            code = flowshield_main(arguments)
+            atexit._run_exitfuncs()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _finish(self, arguments: list[str]) -> None:
+        code = os.waitstatus_to_exitcode(os.waitpid(self._start(arguments), 0)[1])
+        if code != 0:
+            raise SystemExit(f"{shlex.join(arguments)} ended with {code}: {self.log.read_text()}")
+
+    # ------------------------------------------------------------------ what must hold
+
+    def _read_all(self, folder: Path) -> int:
+        """Reads every file that some command would read, and says how many there were."""
+        found = [path for path in folder.rglob("*") if path.is_file() and _is_ours(path, folder)]
+        for path in found:
+            try:
+                _content(path)
+            except Exception as error:
+                self._wrong(f"{path} is half written: {error}")
+        return len(found)
+
+    def _compare(self, folder: Path) -> None:
+        ours, theirs = (self._names(place) for place in (folder, self.unbroken))
+        if ours != theirs:
+            self._wrong(f"files that differ: {sorted(ours ^ theirs)}")
+        for name in sorted(ours & theirs):
+            if not _same(*(_comparable(place / name) for place in (folder, self.unbroken))):
+                self._wrong(f"{name} differs from the unbroken run's")
+        self._await_orphans()
+        for path in self._outside() - self.usual:
+            self._wrong(f"left behind: {path}")
+            self.usual.add(path)
+
+    def _outside(self) -> set[Path]:
+        """What lies in the folders for temporary files and shared memory."""
+        return {*self.temporary.iterdir(), *Path("/dev/shm").iterdir()}
+
+    def _names(self, folder: Path) -> set[str]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix() for path in files if _is_ours(path, folder)}
+
+    def _await_orphans(self) -> None:
+        """Every process that a killed one started is by now a child of this one."""
+        start = time.monotonic()
+        while time.monotonic() < start + ORPHAN_SECONDS:
+            try:
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    time.sleep(0.01)
+            except ChildProcessError:
+                waited = time.monotonic() - start
+                self.tally.slowest_orphan = max(self.tally.slowest_orphan, waited)
+                return
+        self._wrong(f"processes are left: {_children()}")
+
+    def _wrong(self, what: str) -> None:
+        print(f"  WRONG: {what}", flush=True)
+        self.tally.wrong.append(what)
+
+
+def _is_ours(path: Path, folder: Path) -> bool:
+    """Not Ray's own files, nor TensorBoard's, whose names hold the time."""
+    name = path.relative_to(folder).as_posix()
+    return not name.startswith(("tensorboard/", "sweep/trials/")) and "/ray/" not in name
+
+
+def _content(path: Path):
+    if path.name.startswith("."):
+        return None  # a temporary file, or the lock
+    if path.suffix == ".npz":
+        TrajectoryDataset(path)
+        return path.read_bytes()
+    if path.suffix == ".pt":
+        return torch.load(path, weights_only=True)
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    if path.suffix == ".yaml":
+        return OmegaConf.to_container(OmegaConf.load(path))
+    if path.suffix == ".html" and not path.read_text().rstrip().endswith("</html>"):
+        raise ValueError("it has no end")
+    return None
+
+
+def _comparable(path: Path):
+    """What does not depend on the clock, the machine, or where the folder lies."""
+    content = _content(path)
+    if path.name in ("config.yaml", "best.yaml", "timings.json"):
+        return None
+    if path.name == "results.json":
+        trials = sorted(
+            (str(t["parameters"]), t["status"], t["epochs"], t["scores"])
+            for t in content.get("trials", ())
+        )
+        return trials, [content.get(part) for part in ("cells", "shields", "followed")]
+    return content
+
+
+def _same(a, b) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = (a.keys() | b.keys()) - {"seconds"}
+        return all(key in a and key in b and _same(a[key], b[key]) for key in keys)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return torch.equal(a, b)
+    return a == b or (a != a and b != b)
+
+
+def _children() -> list[str]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(status.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append((status.parent / "cmdline").read_text().replace("\0", " ")[:120])
+        except OSError:
+            pass  # it has just ended
+    return found
+
+
+def table(tallies: dict[str, Tally], seed: int, seconds: float) -> str:
+    """The Markdown page."""
+    rows = [
+        f"| {name} | {t.kills} | {t.in_a_write} | {t.runs} | {t.files_read} | "
+        f"{t.slowest_orphan:.1f} s | {len(t.wrong)} |"
+        for name, t in tallies.items()
+    ]
+    kills = sum(t.kills for t in tallies.values())
+    wrong = sum(len(t.wrong) for t in tallies.values())
+    head = [
+        "# Killed, and gone on with",
+        "",
+        f"{kills} times SIGKILL to a whole process group, {wrong} things wrong afterwards.",
+        "What counts as wrong, and how it is done, stands at the head of `tests/soak/kills.py`.",
+        "",
+        "```bash",
+        f"python tests/soak/kills.py {shlex.join(sys.argv[1:])}",
+        "```",
+        "",
+        f"Seed {seed}; {machine()}; {seconds / 60:.0f} minutes.",
+        "",
+        "| command | kills | of these while a file was written | runs, each as an unbroken one "
+        "| files read after kills | last process gone after | wrong |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--stage", nargs="+", required=True, metavar="NAME[:KILLS]")
+    parser.add_argument("--kills", type=int, default=50, help="of a stage that does not say")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="Markdown file; left out: print it")
+    parsed = parser.parse_args()
+    torch.set_num_threads(1)
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans become ours
+    start, tallies = time.monotonic(), {}
+    for asked in parsed.stage:
+        name, _, kills = asked.partition(":")
+        # short, for Ray puts sockets there, whose paths may have 107 characters; no
+        # TemporaryDirectory, for the forked would remove it at their exit
+        place = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))
+        soak = Soak(STAGES[name], place, random.Random(f"{parsed.seed} {name}"))
+        print(f"{name}: {soak.seconds:.1f} s unbroken", flush=True)
+        tallies[name] = soak.until(int(kills or parsed.kills))
+        shutil.rmtree(place)
+        print(f"  {tallies[name]}", flush=True)
+    text = table(tallies, parsed.seed, time.monotonic() - start)
+    if parsed.out is None:
+        print(text)
+    else:
+        parsed.out.write_text(text)
+    return int(any(tally.wrong for tally in tallies.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
