@@ -22,7 +22,7 @@ class TrajectoryArrays:
 
     Attributes:
         states: States in which the actions were taken [N, state_dim], float32.
-        actions: Actions [N, action_dim], float32.
+        actions: Actions [N, action_dim], float32; discrete ones [N, 1], int64.
         rewards: Rewards [N], float64.
         terminated: Whether the environment ended the episode at this step [N], bool.
         truncated: Whether a step limit cut it off at this step [N], bool.
@@ -31,11 +31,12 @@ class TrajectoryArrays:
         levels: Level of the behaviour of each episode [E], float64, NaN where it has none.
         indices: Index of each episode in its collection [E].
         final_states: State after each episode's last action [E, state_dim], float32, or None.
-        metadata: What is known about the whole, fit for JSON.
+        metadata: What is known about the whole, fit for JSON; "n_actions" where actions are
+            discrete, and nowhere else.
     """
 
     states: NDArray[np.float32]
-    actions: NDArray[np.float32]
+    actions: NDArray[np.float32] | NDArray[np.int64]
     rewards: NDArray[np.float64]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
@@ -135,7 +136,8 @@ def checked_arrays(
     Args:
         source: What error messages call the data: a path, say.
         states: States [N, state_dim].
-        actions: Actions [N, action_dim].
+        actions: Actions [N, action_dim]; discrete ones, of which the metadata say how many there
+            are ("n_actions"), may also be [N].
         rewards: Rewards [N].
         terminated: Flags [N].
         truncated: Flags [N]; never if None.
@@ -147,7 +149,7 @@ def checked_arrays(
 
     Raises:
         DataError: The data are empty, hold NaN or infinite numbers, no numbers at all, flags that
-            are neither 0 nor 1, or no finished episode.
+            are neither 0 nor 1, discrete actions that there are not, or no finished episode.
         ShapeError: An array has another shape than said above.
     """
     checked_states = _numbers(states, "states", source, (None, None), np.float32)
@@ -162,7 +164,7 @@ def checked_arrays(
     return _counted(
         TrajectoryArrays(
             states=checked_states,
-            actions=_numbers(actions, "actions", source, (n_steps, None), np.float32),
+            actions=_actions(actions, source, n_steps, (metadata or {}).get("n_actions")),
             rewards=_numbers(rewards, "rewards", source, (n_steps,), np.float64),
             terminated=ended,
             truncated=cut,
@@ -228,6 +230,25 @@ def _numbers(
             f"remove its episode ({int((~finite).sum())} such entries in all)"
         )
     return numbers
+
+
+def _actions(
+    values: ArrayLike, source: str, n_steps: int, n_actions: Any
+) -> NDArray[np.float32] | NDArray[np.int64]:
+    if n_actions is None:
+        return _numbers(values, "actions", source, (n_steps, None), np.float32)
+    if type(n_actions) is not int or n_actions < 1:
+        raise DataError(f"{source}: expected n_actions >= 1 in the metadata, got {n_actions!r}")
+    one_a_step = np.ndim(values) == 1
+    shape = (n_steps,) if one_a_step else (n_steps, 1)
+    numbers = _numbers(values, "actions", source, shape, np.float64)
+    wrong = (numbers < 0) | (numbers >= n_actions) | (numbers % 1 != 0)
+    if wrong.any():
+        raise DataError(
+            f"{source}: expected discrete actions 0..{n_actions - 1}, got {numbers[wrong][0]:g} "
+            f"({int(wrong.sum())} such entries in all)"
+        )
+    return numbers.astype(np.int64).reshape(-1, 1)
 
 
 def _flags(values: ArrayLike, name: str, source: str, n_steps: int) -> NDArray[np.bool_]:

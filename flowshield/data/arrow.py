@@ -87,11 +87,11 @@ def arrays_of(
     )
 
 
-def _tensors(rows: NDArray[np.float32]) -> pa.Array:
+def _tensors(rows: NDArray[Any]) -> pa.Array:
     return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(rows))
 
 
-def _matrix(table: pa.Table, name: str, source: str) -> NDArray[np.float32]:
+def _matrix(table: pa.Table, name: str, source: str) -> NDArray[Any]:
     column = table[name]
     if not isinstance(column.type, pa.FixedShapeTensorType):
         raise FileFormatError(f"{source}: expected tensors of one shape as {name}")

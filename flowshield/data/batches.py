@@ -16,7 +16,7 @@ CommandsMode = Literal["remaining", "future"]
 
 
 class TransitionTensors:
-    """All transitions of a dataset as float32 tensors on one device.
+    """All transitions of a dataset as float32 tensors on one device; discrete actions as int64.
 
     A batch is a few gathers by index: no Python loop over samples, no copy between devices, and no
     synchronisation with the host, so it can be captured in a CUDA graph.

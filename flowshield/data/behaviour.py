@@ -20,7 +20,7 @@ import numpy as np
 from flowshield.data.behaviour_config import Component, read_components
 from flowshield.data.behaviour_kinds import KINDS, StatePolicy
 from flowshield.data.rollout import BatchPolicy
-from flowshield.envs import ContinuousEnvWrapper
+from flowshield.envs import EnvWrapper
 from flowshield.errors import ConfigError
 
 
@@ -56,7 +56,7 @@ class GroupPolicy(NamedTuple):
 class EpisodeBehaviour(Protocol):
     """Gives each episode a policy of its own."""
 
-    def draw(self, env: ContinuousEnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
+    def draw(self, env: EnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
         """Draws the policy of one episode, which may go on drawing from the same generator.
 
         Raises:
@@ -77,7 +77,7 @@ class GroupBehaviour(Protocol):
 
     def draw_group(
         self,
-        envs: Sequence[ContinuousEnvWrapper],
+        envs: Sequence[EnvWrapper],
         generators: Sequence[np.random.Generator],
         indices: Sequence[int],
     ) -> GroupPolicy:
@@ -119,7 +119,7 @@ class MixtureBehaviour:
         """
         return cls(read_components(config))
 
-    def draw(self, env: ContinuousEnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
+    def draw(self, env: EnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
         """Draws one component and level for one episode; see `EpisodeBehaviour.draw`."""
         self._check_controller(env)
         weights = np.array([component.weight for component in self.components])
@@ -140,7 +140,7 @@ class MixtureBehaviour:
             ]
         }
 
-    def _check_controller(self, env: ContinuousEnvWrapper) -> None:
+    def _check_controller(self, env: EnvWrapper) -> None:
         # Every component, not the drawn one: else the collection would fail at a random episode.
         needy = [part.kind for part in self.components if KINDS[part.kind].needs_controller]
         if needy and not env.has_controller:
@@ -163,7 +163,7 @@ class CallableBehaviour:
     policy: StatePolicy
     name: str
 
-    def draw(self, env: ContinuousEnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
+    def draw(self, env: EnvWrapper, rng: np.random.Generator) -> EpisodePolicy:
         """Gives the user's policy; see `EpisodeBehaviour.draw`."""
         return EpisodePolicy(self.name, float("nan"), self.policy)
 

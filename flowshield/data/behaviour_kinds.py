@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowshield.envs import ContinuousEnvWrapper
+from flowshield.envs import ContinuousEnvWrapper, EnvWrapper
 from flowshield.errors import ConfigError
 
 StatePolicy = Callable[[NDArray[np.float32]], Any]
@@ -27,28 +27,26 @@ class BehaviourKind:
         needs_controller: Whether the environment must bring a controller.
     """
 
-    make: Callable[[ContinuousEnvWrapper, np.random.Generator, float], StatePolicy]
+    make: Callable[[EnvWrapper, np.random.Generator, float], StatePolicy]
     level_meaning: str | None = None
     admits: Callable[[float], bool] = lambda level: False
     needs_controller: bool = False
 
 
-def _random(env: ContinuousEnvWrapper, rng: np.random.Generator, level: float) -> StatePolicy:
-    low, high, size = env.action_low, env.action_high, env.action_dim
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ConfigError(
-            f"environment {env.name!r} has unbounded actions, over which nothing is uniform: pass "
-            "your own policy, a callable state -> action"
-        )
-    span = high - low
-    return lambda state: low + span * rng.random(size)
+def _random(env: EnvWrapper, rng: np.random.Generator, level: float) -> StatePolicy:
+    return env.uniform_policy(rng)
 
 
-def _controller(env: ContinuousEnvWrapper, rng: np.random.Generator, level: float) -> StatePolicy:
+def _controller(env: EnvWrapper, rng: np.random.Generator, level: float) -> StatePolicy:
     return env.controller
 
 
-def _noisy(env: ContinuousEnvWrapper, rng: np.random.Generator, sigma: float) -> StatePolicy:
+def _noisy(env: EnvWrapper, rng: np.random.Generator, sigma: float) -> StatePolicy:
+    if not isinstance(env, ContinuousEnvWrapper):
+        raise ConfigError(
+            f"environment {env.name!r} has discrete actions, to which no noise can be added: use "
+            "epsilon_random in place of noisy_controller"
+        )
     low, high, size = env.action_low, env.action_high, env.action_dim
 
     def act(state: NDArray[np.float32]) -> NDArray[Any]:
@@ -58,14 +56,12 @@ def _noisy(env: ContinuousEnvWrapper, rng: np.random.Generator, sigma: float) ->
     return act
 
 
-def _epsilon_random(
-    env: ContinuousEnvWrapper, rng: np.random.Generator, epsilon: float
-) -> StatePolicy:
+def _epsilon_random(env: EnvWrapper, rng: np.random.Generator, epsilon: float) -> StatePolicy:
     explore = _random(env, rng, np.nan)
     return lambda state: explore(state) if rng.random() < epsilon else env.controller(state)
 
 
-def _takeover(env: ContinuousEnvWrapper, rng: np.random.Generator, n_steps: float) -> StatePolicy:
+def _takeover(env: EnvWrapper, rng: np.random.Generator, n_steps: float) -> StatePolicy:
     explore, steps_left = _random(env, rng, np.nan), int(n_steps)
 
     def act(state: NDArray[np.float32]) -> Any:

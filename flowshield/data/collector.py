@@ -19,7 +19,7 @@ from flowshield.data.episode import Episode
 from flowshield.data.group import draw_group
 from flowshield.data.rollout import rollout
 from flowshield.data.seeding import check_seed, draw_env_seed, episode_generator
-from flowshield.envs import ContinuousEnvWrapper
+from flowshield.envs import EnvWrapper, wrap_env
 from flowshield.errors import ConfigError, DataError
 
 # Of a group, so that a policy acts in nearly as many episodes as there are environments until the
@@ -54,7 +54,7 @@ class DataCollector:
     ) -> None:
         if policy is not None and behaviour is not None:
             raise ConfigError("expected a policy or a behaviour, got both: leave one out")
-        self.env = env if isinstance(env, ContinuousEnvWrapper) else ContinuousEnvWrapper(env)
+        self.env = env if isinstance(env, EnvWrapper) else wrap_env(env)
         self.behaviour = as_behaviour(policy if behaviour is None else behaviour)
         self._dataset: TrajectoryDataset | None = None
 
@@ -173,7 +173,7 @@ class DataCollector:
 
 
 def collect_episodes(
-    envs: Sequence[ContinuousEnvWrapper],
+    envs: Sequence[EnvWrapper],
     behaviour: Behaviour,
     indices: Iterable[int],
     seed: int,
@@ -209,17 +209,14 @@ def collect_episodes(
     return episodes
 
 
-def describe_collection(
-    env: ContinuousEnvWrapper, behaviour: Behaviour, seed: int
-) -> dict[str, Any]:
-    """Gives the metadata of a collection: what is needed to repeat it, and the action bounds."""
+def describe_collection(env: EnvWrapper, behaviour: Behaviour, seed: int) -> dict[str, Any]:
+    """Gives the metadata of a collection: what is needed to repeat it, and what the actions are."""
     facts = {
         "env": env.name,
         "env_id": env.spec.id if env.spec else None,
         "env_kwargs": dict(env.make_kwargs),
         "max_episode_steps": env.max_episode_steps,
-        "action_low": env.action_low.tolist(),
-        "action_high": env.action_high.tolist(),
+        **env.action_facts(),
         "seed": int(seed),
         "behaviour": behaviour.describe(),
     }
@@ -234,7 +231,7 @@ def _plain(value: Any) -> Any:
 
 
 def _collect_group(
-    envs: Sequence[ContinuousEnvWrapper],
+    envs: Sequence[EnvWrapper],
     behaviour: Behaviour,
     indices: list[int],
     seed: int,

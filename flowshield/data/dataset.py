@@ -32,7 +32,7 @@ class TrajectoryDataset:
 
     Attributes:
         states: States in which the actions were taken [N, state_dim], float32.
-        actions: Actions [N, action_dim], float32.
+        actions: Actions [N, action_dim], float32; discrete ones [N, 1], int64.
         rewards: Rewards [N], float64.
         terminated: Whether the environment ended the episode at this step [N], bool.
         truncated: Whether a step limit cut it off at this step [N], bool.
@@ -43,7 +43,8 @@ class TrajectoryDataset:
         behaviours: Name of the behaviour of each episode [E], "" where unknown.
         levels: Level of that behaviour [E], NaN where it has none.
         episode_indices: Index of each episode in its collection [E].
-        metadata: Environment, seed, behaviour and counts, as far as they are known.
+        metadata: Environment, seed, behaviour and counts, as far as they are known; "n_actions"
+            where actions are discrete.
 
     Raises:
         FileFormatError: The file is missing, truncated, foreign, or of an unknown version.
@@ -93,7 +94,8 @@ class TrajectoryDataset:
 
         Args:
             states: [N, state_dim].
-            actions: [N, action_dim].
+            actions: [N, action_dim]; discrete ones, whole numbers 0..n-1, [N, 1] or [N], with
+                `metadata={"n_actions": n}`.
             rewards: [N].
             terminated: Flags [N], true where the environment ended an episode.
             truncated: Flags [N], true where a step limit cut one off; nowhere if None.
@@ -169,8 +171,13 @@ class TrajectoryDataset:
 
     @property
     def action_dim(self) -> int:
-        """Length of an action."""
+        """Length of an action; 1 where actions are discrete."""
         return int(self.actions.shape[1])
+
+    @property
+    def n_actions(self) -> int | None:
+        """Number of discrete actions; None where actions are continuous."""
+        return self.metadata.get("n_actions")
 
     @property
     def n_episodes(self) -> int:
@@ -279,8 +286,8 @@ class TrajectoryDataset:
             batch_size: Number of transitions, at least 1.
 
         Returns:
-            States [batch, state_dim], actions [batch, action_dim] and commands [batch, 2], float32,
-            on the dataset's device.
+            States [batch, state_dim], actions [batch, action_dim] and commands [batch, 2], float32
+            (discrete actions int64), on the dataset's device.
 
         Raises:
             ConfigError: The batch size is not positive.

@@ -15,7 +15,8 @@ class Episode:
     Attributes:
         states: States in which the actions were taken [T, state_dim], float32.
         final_state: State after the last action [state_dim], float32.
-        actions: Actions as they were carried out [T, action_dim], float32.
+        actions: Actions as they were carried out [T, action_dim], float32; discrete ones [T, 1],
+            int64.
         rewards: Rewards [T], float64, as the environment gave them.
         terminated: Whether the environment itself ended the episode.
         truncated: Whether a step limit cut it off.
@@ -26,7 +27,7 @@ class Episode:
 
     states: NDArray[np.float32]
     final_state: NDArray[np.float32]
-    actions: NDArray[np.float32]
+    actions: NDArray[np.float32] | NDArray[np.int64]
     rewards: NDArray[np.float64]
     terminated: bool
     truncated: bool

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowshield.data.behaviour import Behaviour, EpisodePolicy, GroupBehaviour, GroupPolicy
-from flowshield.envs import ContinuousEnvWrapper
+from flowshield.envs import EnvWrapper
 from flowshield.errors import ShapeError
 
 
 def draw_group(
     behaviour: Behaviour,
-    envs: Sequence[ContinuousEnvWrapper],
+    envs: Sequence[EnvWrapper],
     generators: Sequence[np.random.Generator],
     indices: Sequence[int],
 ) -> GroupPolicy:
@@ -44,10 +44,11 @@ def draw_group(
 class _OnePolicyPerRow:
     """A batch policy whose every row has a policy of its own."""
 
-    def __init__(self, policies: Sequence[EpisodePolicy], env: ContinuousEnvWrapper) -> None:
+    def __init__(self, policies: Sequence[EpisodePolicy], env: EnvWrapper) -> None:
         self._policies, self._env = policies, env
         self._act = [policy.act for policy in policies]
         self._shape = (env.action_dim,)
+        self._shapes = [self._shape] if env.n_actions is None else [self._shape, ()]
 
     def begin(self, states: NDArray[np.float32]) -> None:
         pass
@@ -56,7 +57,7 @@ class _OnePolicyPerRow:
         actions = np.empty((len(rows), *self._shape), np.float32)
         for place, row in enumerate(rows.tolist()):
             action = np.asarray(self._act[row](states[place]))
-            if action.shape != self._shape:
+            if action.shape not in self._shapes:
                 self._refuse(action.shape, row)
             actions[place] = action
         return actions

@@ -28,7 +28,7 @@ class Recording:
         self._indices = indices
         self._rows: list[NDArray[np.intp]] = []
         self._states: list[NDArray[np.float32]] = []
-        self._actions: list[NDArray[np.float32]] = []
+        self._actions: list[NDArray[Any]] = []
         self._rewards: list[NDArray[np.float64]] = []
         self._ends: dict[int, tuple[NDArray[np.float32], bool, bool]] = {}
 
@@ -36,7 +36,7 @@ class Recording:
         self,
         rows: NDArray[np.intp],
         states: NDArray[np.float32],
-        actions: NDArray[np.float32],
+        actions: NDArray[Any],
         rewards: NDArray[np.float64],
     ) -> None:
         """Adds one step of the rows [k]: states [k, ds], actions [k, da], rewards [k]."""
@@ -79,7 +79,7 @@ class Recording:
         self,
         rows: NDArray[np.intp],
         states: NDArray[np.float32],
-        actions: NDArray[np.float32],
+        actions: NDArray[Any],
     ) -> NoReturn:
         """Raises the DataError for a step whose actions are not finite, blaming what came first.
 
@@ -99,7 +99,7 @@ class Recording:
         self,
         row: int,
         states: NDArray[np.float32],
-        actions: NDArray[np.float32],
+        actions: NDArray[Any],
         rewards: NDArray[np.float64],
     ) -> Episode:
         final_state, terminated, truncated = self._ends[row]

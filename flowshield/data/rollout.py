@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowshield.data.episode import Episode
 from flowshield.data.recording import Recording
-from flowshield.envs import ContinuousEnvWrapper
+from flowshield.envs import EnvWrapper
 from flowshield.errors import ConfigError, DataError, ShapeError
 
 
@@ -33,7 +33,7 @@ class BatchPolicy(Protocol):
 
 
 def rollout(
-    envs: Sequence[ContinuousEnvWrapper],
+    envs: Sequence[EnvWrapper],
     policy: BatchPolicy,
     seeds: Sequence[int],
     *,
@@ -45,8 +45,8 @@ def rollout(
     With m environments, number j plays the episodes j, j + m, j + 2 m, ... one after the other, so
     that it rests only when it has no more.
 
-    Actions are clipped to the action bounds before they are carried out and recorded. An episode
-    ends when the environment says so, and is truncated after the environment's
+    Continuous actions are clipped to the action bounds before they are carried out and recorded.
+    An episode ends when the environment says so, and is truncated after the environment's
     `max_episode_steps` even if the environment itself goes on.
 
     Args:
@@ -65,18 +65,16 @@ def rollout(
             never ends.
         ShapeError: The environments differ in their sizes, or the policy's actions have another
             shape than [k, action_dim].
-        DataError: A state, reward or action is NaN or infinite.
+        DataError: A state, reward or action is NaN or infinite, or a discrete action is none.
     """
     limits = _check(envs, seeds)
     recording = Recording(envs[0].name, range(len(seeds)) if indices is None else indices)
-    low, high = envs[0].action_low, envs[0].action_high
     # an entry for each episode that plays now, where `rows` says which
     rows, steps_left = np.arange(len(envs)), limits.copy()
     states = np.stack([_reset(env, seed) for env, seed in zip(envs, seeds, strict=False)])
     policy.begin(_of_all(states, len(seeds)))
     while len(rows):
-        actions = _as_actions(policy.act(states, rows), len(rows), envs[0])
-        actions = np.minimum(np.maximum(actions, low), high)
+        actions = envs[0].as_actions(policy.act(states, rows), len(rows))
         if not np.isfinite(actions).all():
             recording.explain_bad_actions(rows, states, actions)
         next_states, rewards, terminated, truncated = _step(envs, rows, actions, render)
@@ -102,7 +100,7 @@ def _of_all(states: NDArray[np.float32], n_episodes: int) -> NDArray[np.float32]
     return np.concatenate([states, later]) if len(later) else states
 
 
-def _check(envs: Sequence[ContinuousEnvWrapper], seeds: Sequence[int]) -> NDArray[np.intp]:
+def _check(envs: Sequence[EnvWrapper], seeds: Sequence[int]) -> NDArray[np.intp]:
     if not 1 <= len(envs) <= len(seeds):
         raise ConfigError(
             f"expected at least one environment and for each at least one seed, "
@@ -116,7 +114,7 @@ def _check(envs: Sequence[ContinuousEnvWrapper], seeds: Sequence[int]) -> NDArra
     return np.array([_step_limit(env) for env in envs])
 
 
-def _step_limit(env: ContinuousEnvWrapper) -> int:
+def _step_limit(env: EnvWrapper) -> int:
     if env.max_episode_steps is None:
         raise ConfigError(
             f"environment {env.name!r} has no step limit, so an episode might never end: pass "
@@ -125,7 +123,7 @@ def _step_limit(env: ContinuousEnvWrapper) -> int:
     return env.max_episode_steps
 
 
-def _reset(env: ContinuousEnvWrapper, seed: int) -> NDArray[np.float32]:
+def _reset(env: EnvWrapper, seed: int) -> NDArray[np.float32]:
     state, _ = env.reset(seed=seed)
     values = np.asarray(state, dtype=np.float32)
     if values.shape != (env.state_dim,):
@@ -136,18 +134,8 @@ def _reset(env: ContinuousEnvWrapper, seed: int) -> NDArray[np.float32]:
     return values
 
 
-def _as_actions(values: NDArray[Any], n_rows: int, env: ContinuousEnvWrapper) -> NDArray[Any]:
-    actions = np.asarray(values, dtype=np.float32)
-    if actions.shape != (n_rows, env.action_dim):
-        raise ShapeError(
-            f"the policy returned actions of shape {list(actions.shape)} for {n_rows} states of "
-            f"{env.name!r}; expected [{n_rows}, {env.action_dim}], one action per state"
-        )
-    return actions
-
-
 def _step(
-    envs: Sequence[ContinuousEnvWrapper],
+    envs: Sequence[EnvWrapper],
     rows: NDArray[np.intp],
     actions: NDArray[Any],
     render: bool,

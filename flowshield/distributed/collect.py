@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from flowshield.data import Behaviour, describe_collection
 from flowshield.distributed.rollout_actors import ChunkStats, RolloutActors
 from flowshield.distributed.shared_dataset import SharedDataset
-from flowshield.envs import ContinuousEnvWrapper
+from flowshield.envs import EnvWrapper
 
 OnChunk = Callable[[NDArray[np.float64]], None]
 
 
 def collect_shared(
-    env: ContinuousEnvWrapper,
+    env: EnvWrapper,
     behaviour: Behaviour,
     n_episodes: int,
     seed: int,

@@ -18,7 +18,7 @@ from flowshield.data.arrays import arrays_from_episodes
 from flowshield.data.arrow import table_of
 from flowshield.distributed.backup_tasks import keep_busy
 from flowshield.distributed.errors import own_error
-from flowshield.envs import ContinuousEnvWrapper, env_maker
+from flowshield.envs import EnvWrapper, env_maker
 
 _IN_FLIGHT = 2  # chunks an actor: one to work on, one that waits
 
@@ -51,7 +51,7 @@ class RolloutWorker:
 
     def __init__(
         self,
-        make: Callable[[], ContinuousEnvWrapper],
+        make: Callable[[], EnvWrapper],
         n_envs: int,
         behaviour: list["ray.ObjectRef[Behaviour]"],
     ) -> None:
@@ -59,7 +59,7 @@ class RolloutWorker:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(1)
         self.make, self.n_envs, self._sent = make, n_envs, behaviour
-        self.envs: list[ContinuousEnvWrapper] = []
+        self.envs: list[EnvWrapper] = []
 
     @cached_property
     def behaviour(self) -> Behaviour:
@@ -84,7 +84,9 @@ class RolloutWorker:
             sum(episode.truncated for episode in episodes),
             os.getpid(),
         )
-        return table_of(arrays_from_episodes(episodes, {})), stats
+        n_actions = self.envs[0].n_actions
+        facts = {} if n_actions is None else {"n_actions": n_actions}
+        return table_of(arrays_from_episodes(episodes, facts)), stats
 
 
 class RolloutActors:
@@ -102,7 +104,7 @@ class RolloutActors:
 
     def __init__(
         self,
-        env: ContinuousEnvWrapper,
+        env: EnvWrapper,
         behaviour: Behaviour,
         num_workers: int,
         envs_per_worker: int,

@@ -33,7 +33,8 @@ def rows_table(tensors: TransitionTensors) -> pa.Table:
     """Transitions as a table that other processes read without a copy.
 
     Returns:
-        Columns states, actions, commands (float32 vectors) and row (int64: its place in `tensors`).
+        Columns states, actions, commands (float32 vectors; discrete actions int64) and row (int64:
+        its place in `tensors`).
     """
     columns = {
         "states": _vectors(tensors.states),

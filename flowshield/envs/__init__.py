@@ -1,15 +1,20 @@
-"""Environments with continuous states and actions, found by name."""
+"""Environments with continuous states, found by name."""
 
+from flowshield.envs.action_spaces import ContinuousEnvWrapper, DiscreteEnvWrapper, wrap_env
+from flowshield.envs.cartpole import CartPoleWrapper
 from flowshield.envs.geometric_chain import GeometricChainAnswer, GeometricChainWrapper
 from flowshield.envs.gridworld import GridworldWrapper
 from flowshield.envs.gridworld_answer import ExactFrontier, GridworldAnswer
 from flowshield.envs.known_answer import KnownAnswer
 from flowshield.envs.lunarlander import LunarLanderWrapper
 from flowshield.envs.registry import env_maker, get_env_info, list_envs, make_env, register_env
-from flowshield.envs.wrapper import ContinuousEnvWrapper
+from flowshield.envs.wrapper import EnvWrapper
 
 __all__ = [
+    "CartPoleWrapper",
     "ContinuousEnvWrapper",
+    "DiscreteEnvWrapper",
+    "EnvWrapper",
     "ExactFrontier",
     "GeometricChainAnswer",
     "GeometricChainWrapper",
@@ -22,4 +27,5 @@ __all__ = [
     "list_envs",
     "make_env",
     "register_env",
+    "wrap_env",
 ]

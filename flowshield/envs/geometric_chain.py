@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
+from flowshield.envs.action_spaces import ContinuousEnvWrapper
 from flowshield.envs.known_answer import KnownAnswer
-from flowshield.envs.wrapper import ContinuousEnvWrapper
 from flowshield.errors import ConfigError
 
 _TRUNCATED_SHARE = 1e-9  # of the episodes, at most

@@ -10,8 +10,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from flowshield.envs.action_spaces import ContinuousEnvWrapper
 from flowshield.envs.gridworld_answer import GridworldAnswer
-from flowshield.envs.wrapper import ContinuousEnvWrapper
 from flowshield.errors import ConfigError
 
 LAYOUT = ("P.+G", ".++.", ".--.", "G-.P")

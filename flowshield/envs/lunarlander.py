@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium.envs.box2d.lunar_lander import heuristic
 from numpy.typing import NDArray
 
+from flowshield.envs.action_spaces import ContinuousEnvWrapper
 from flowshield.envs.making import make_gymnasium_env
-from flowshield.envs.wrapper import ContinuousEnvWrapper
 from flowshield.errors import ConfigError
 
 _heuristic: Callable[[Any, NDArray[Any]], NDArray[np.float64]] = heuristic

@@ -40,4 +40,4 @@ def make_gymnasium_env(name: str, known: Iterable[str] = (), **kwargs: Any) -> g
 def _unknown_env(name: str, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.6)
     error = unknown_name("environment", name, {*known, *near})
-    return ConfigError(f"{error}, or any other Gymnasium id with Box observations and actions")
+    return ConfigError(f"{error}, or any other Gymnasium id with Box observations")

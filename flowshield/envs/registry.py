@@ -8,29 +8,36 @@ from typing import Any
 
 import gymnasium as gym
 
+from flowshield.envs.action_spaces import wrap_env
+from flowshield.envs.cartpole import CartPoleWrapper
 from flowshield.envs.geometric_chain import GeometricChainWrapper
 from flowshield.envs.gridworld import GridworldWrapper
 from flowshield.envs.lunarlander import LunarLanderWrapper
 from flowshield.envs.making import make_gymnasium_env
-from flowshield.envs.wrapper import ContinuousEnvWrapper
+from flowshield.envs.wrapper import EnvWrapper
 from flowshield.errors import ConfigError
 
-# Gymnasium's ids of the lander lead to the same wrapper, whose knowledge would be lost otherwise.
-_ALIASES = {"LunarLander-v3": "lunarlander", "LunarLanderContinuous-v3": "lunarlander"}
+# Gymnasium's ids lead to the same wrappers, whose knowledge would be lost otherwise.
+_ALIASES = {
+    "CartPole-v1": "cartpole",
+    "LunarLander-v3": "lunarlander",
+    "LunarLanderContinuous-v3": "lunarlander",
+}
 
-_WRAPPERS: dict[str, Callable[..., ContinuousEnvWrapper]] = {
+_WRAPPERS: dict[str, Callable[..., EnvWrapper]] = {
+    "cartpole": CartPoleWrapper,
     "geometric_chain": GeometricChainWrapper,
     "gridworld": GridworldWrapper,
     "lunarlander": LunarLanderWrapper,
 }
 
 
-def make_env(name: str, **kwargs: Any) -> ContinuousEnvWrapper:
+def make_env(name: str, **kwargs: Any) -> EnvWrapper:
     """Makes an environment.
 
     Args:
         name: A registered name (see `list_envs`) or any Gymnasium id with Box observations and
-            one-dimensional Box actions.
+            one-dimensional Box or discrete actions.
         **kwargs: Arguments of the registered wrapper or of `gymnasium.make`, such as render_mode
             or max_episode_steps.
 
@@ -41,12 +48,12 @@ def make_env(name: str, **kwargs: Any) -> ContinuousEnvWrapper:
     wrapper = _WRAPPERS.get(_ALIASES.get(name, name))
     if wrapper is not None:
         return _call_wrapper(wrapper, name, kwargs)
-    env = ContinuousEnvWrapper(make_gymnasium_env(name, known=_WRAPPERS, **kwargs), name=name)
+    env = wrap_env(make_gymnasium_env(name, known=_WRAPPERS, **kwargs), name=name)
     env.make_kwargs = kwargs
     return env
 
 
-def env_maker(name: str, kwargs: Mapping[str, Any]) -> Callable[[], ContinuousEnvWrapper]:
+def env_maker(name: str, kwargs: Mapping[str, Any]) -> Callable[[], EnvWrapper]:
     """A function that makes an environment in any process, registered there or not.
 
     Args:
@@ -65,20 +72,21 @@ def env_maker(name: str, kwargs: Mapping[str, Any]) -> Callable[[], ContinuousEn
     return partial(_make_anywhere, name, dict(kwargs), wrapper, spec)
 
 
-def register_env(name: str, wrapper_cls: Callable[..., ContinuousEnvWrapper]) -> None:
+def register_env(name: str, wrapper_cls: Callable[..., EnvWrapper]) -> None:
     """Makes `make_env(name, **kwargs)` return `wrapper_cls(**kwargs)`.
 
     Args:
         name: The name; registering the same class again under it changes nothing.
-        wrapper_cls: A subclass of ContinuousEnvWrapper, or a function that returns one.
+        wrapper_cls: A subclass of ContinuousEnvWrapper or DiscreteEnvWrapper, or a function that
+            returns an object of one.
 
     Raises:
         ConfigError: The name is taken by something else, or `wrapper_cls` cannot be called.
     """
     if not callable(wrapper_cls):
         raise ConfigError(
-            f"register_env needs a class or function that makes a ContinuousEnvWrapper, "
-            f"got {wrapper_cls!r}"
+            f"register_env needs a class or function that makes a ContinuousEnvWrapper or "
+            f"DiscreteEnvWrapper, got {wrapper_cls!r}"
         )
     taken = _WRAPPERS.setdefault(name, wrapper_cls)
     if taken is not wrapper_cls:
@@ -98,18 +106,20 @@ def get_env_info(name: str, **kwargs: Any) -> dict[str, int | None]:
         **kwargs: As for `make_env`.
 
     Returns:
-        state_dim, action_dim and max_steps, which is None where nothing cuts an episode off.
+        state_dim, action_dim and max_steps, which is None where nothing cuts an episode off; and
+        n_actions where actions are discrete.
 
     Raises:
         ConfigError: As for `make_env`.
     """
     env = make_env(name, **kwargs)
     try:
-        return {
+        sizes = {
             "state_dim": env.state_dim,
             "action_dim": env.action_dim,
             "max_steps": env.max_episode_steps,
         }
+        return sizes if env.n_actions is None else {**sizes, "n_actions": env.n_actions}
     finally:
         env.close()
 
@@ -117,9 +127,9 @@ def get_env_info(name: str, **kwargs: Any) -> dict[str, int | None]:
 def _make_anywhere(
     name: str,
     kwargs: dict[str, Any],
-    wrapper: Callable[..., ContinuousEnvWrapper] | None,
+    wrapper: Callable[..., EnvWrapper] | None,
     spec: Any,
-) -> ContinuousEnvWrapper:
+) -> EnvWrapper:
     if wrapper is not None:
         _WRAPPERS.setdefault(_ALIASES.get(name, name), wrapper)
     elif name not in gym.registry:
@@ -128,17 +138,17 @@ def _make_anywhere(
 
 
 def _call_wrapper(
-    wrapper: Callable[..., ContinuousEnvWrapper], name: str, kwargs: dict[str, Any]
-) -> ContinuousEnvWrapper:
+    wrapper: Callable[..., EnvWrapper], name: str, kwargs: dict[str, Any]
+) -> EnvWrapper:
     try:
         env = wrapper(**kwargs)
     except TypeError as error:
         raise ConfigError(
             f"environment {name!r} does not accept these arguments: {error}"
         ) from error
-    if not isinstance(env, ContinuousEnvWrapper):
+    if not isinstance(env, EnvWrapper):
         raise ConfigError(
             f"environment {name!r} is registered with {wrapper!r}, which made a "
-            f"{type(env).__name__}; it must make a ContinuousEnvWrapper"
+            f"{type(env).__name__}; it must make a ContinuousEnvWrapper or a DiscreteEnvWrapper"
         )
     return env

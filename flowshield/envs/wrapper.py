@@ -1,7 +1,9 @@
 """The view of an environment that the rest of flowshield works with."""
 
-__all__ = ["ContinuousEnvWrapper"]
+__all__ = ["EnvWrapper"]
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -16,12 +18,12 @@ from flowshield.errors import ConfigError, ShapeError
 _LARGEST_BOUND = 1e30
 
 
-class ContinuousEnvWrapper(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment with a vector of numbers as its state and another as its action.
+class EnvWrapper(gym.Wrapper[Any, Any, Any, Any], ABC):
+    """An environment with a vector of numbers as its state.
 
-    Reset and step are Gymnasium's and pass through unchanged. A subclass may lend knowledge that
-    only its environment has: a controller, what counts as a crash, a bound on the return. The base
-    class knows none of these and says so.
+    What its actions are, a subclass says: `ContinuousEnvWrapper` or `DiscreteEnvWrapper`. One of
+    these may lend knowledge that only its environment has: a controller, what counts as a crash, a
+    bound on the return. The base class knows none of these and says so.
 
     Args:
         env: A Gymnasium environment, or the id of one. Box observations with more than one
@@ -30,17 +32,19 @@ class ContinuousEnvWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     Attributes:
         state_dim: Length of the state vector.
-        action_dim: Length of the action vector.
-        action_low: Smallest action [action_dim], float32, in the environment's units.
-        action_high: Largest action [action_dim], float32, in the environment's units.
+        action_dim: Length of an action; 1 where actions are discrete.
+        n_actions: Number of discrete actions; None where actions are continuous.
         max_episode_steps: Steps after which an episode is cut off; None where nothing cuts it off.
         name: What error messages and files call it.
         make_kwargs: The arguments that `make_env(name, ...)` needs to build this environment again.
 
     Raises:
-        ConfigError: The id is unknown, or observations or actions are of another kind than Box.
+        ConfigError: The id is unknown, or observations or actions are of another kind than the
+            class takes.
     """
 
+    action_dim: int
+    n_actions: int | None
     has_controller: ClassVar[bool] = False
     knows_crash: ClassVar[bool] = False
 
@@ -56,22 +60,50 @@ class ContinuousEnvWrapper(gym.Wrapper[Any, Any, Any, Any]):
         self.name: str = label
         self.make_kwargs: dict[str, Any] = dict(made.spec.kwargs) if made.spec else {}
         self.max_episode_steps: int | None = _step_limit(made)
-        self._read_spaces()
-
-    def _read_spaces(self) -> None:
-        observations, actions = self.observation_space, self.action_space
+        observations = self.observation_space
         assert isinstance(observations, gym.spaces.Box)  # _with_flat_observations has seen to it
-        if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
-            raise ConfigError(
-                f"environment {self.name!r} has actions {actions}; supported are one-dimensional "
-                "Box actions: choose a continuous variant of the environment "
-                "(continuous=True where it has that switch) or wrap it"
-            )
         self.state_dim: int = observations.shape[0]
-        self.action_dim: int = actions.shape[0]
-        self.action_low: NDArray[np.float32] = actions.low.astype(np.float32)
-        self.action_high: NDArray[np.float32] = actions.high.astype(np.float32)
         self._center, self._half_width = _affine_bounds(observations)
+        self._read_actions()
+
+    @abstractmethod
+    def _read_actions(self) -> None:
+        """Takes what is to be known of the action space; raises a ConfigError for another kind."""
+
+    @abstractmethod
+    def as_actions(self, values: Any, n_rows: int) -> NDArray[Any]:
+        """Brings what a policy chose to the form in which it is carried out and recorded.
+
+        Args:
+            values: The policy's actions, [n_rows, action_dim].
+            n_rows: How many there should be.
+
+        Returns:
+            Actions [n_rows, action_dim] inside the action space; NaN stays NaN.
+
+        Raises:
+            ShapeError: They have another shape.
+            DataError: Discrete actions are not among those that there are.
+        """
+
+    @abstractmethod
+    def uniform_policy(self, rng: np.random.Generator) -> Callable[[Any], NDArray[Any]]:
+        """A policy, state -> action [action_dim], that draws its actions uniformly.
+
+        Raises:
+            ConfigError: The action space has no bounds, so that nothing is uniform over it.
+        """
+
+    @abstractmethod
+    def action_facts(self) -> dict[str, Any]:
+        """What a dataset's metadata say about the actions, fit for JSON."""
+
+    def _check_rows(self, values: NDArray[Any], n_rows: int) -> None:
+        if values.shape != (n_rows, self.action_dim):
+            raise ShapeError(
+                f"the policy returned actions of shape {list(values.shape)} for {n_rows} states "
+                f"of {self.name!r}; expected [{n_rows}, {self.action_dim}], one action per state"
+            )
 
     def normalize_state(self, state: NDArray[Any]) -> NDArray[Any]:
         """Maps bounded dimensions to [-1, 1] and leaves unbounded ones as they are.
@@ -105,7 +137,7 @@ class ContinuousEnvWrapper(gym.Wrapper[Any, Any, Any, Any]):
         return (values * self._half_width + self._center).astype(values.dtype)
 
     def controller(self, state: NDArray[Any]) -> NDArray[Any]:
-        """Gives the action [action_dim] of a controller that solves this environment.
+        """Gives the action [action_dim] of a controller that does well in this environment.
 
         Args:
             state: One state [state_dim] in the environment's units.

@@ -15,9 +15,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 from flowshield.data import Episode, rollout
-from flowshield.envs import ContinuousEnvWrapper, make_env
+from flowshield.envs import EnvWrapper, make_env, wrap_env
 from flowshield.errors import ConfigError
 from flowshield.models import BaseShield, CommandedPolicy, UDRLAgent
 
@@ -79,58 +80,65 @@ def run_episode(
     command: Command,
     shield: BaseShield | None = None,
     seed: int = 0,
+    *,
+    deterministic: bool = True,
 ) -> EvaluatedEpisode:
     """Lets the agent follow a command for one episode.
 
     Args:
-        env: An environment from `make_env`, its name, or any Gymnasium one with Box spaces.
-        agent: The policy; it takes its mean action.
+        env: An environment from `make_env`, its name, or any Gymnasium one with Box observations.
+        agent: The policy.
         command: (horizon in steps, return in raw reward).
         shield: A calibrated shield that checks every step, or None.
-        seed: Of the environment's reset, as Gymnasium takes it.
+        seed: Of the environment's reset, as Gymnasium takes it, and of the agent's draws.
+        deterministic: Whether the agent takes its mean, or likeliest, action.
 
     Returns:
         The episode and what the shield did in it.
 
     Raises:
+        ConfigError: The agent's actions are of another kind or number than the environment's.
         NotCalibratedError: The shield has no threshold.
     """
     if isinstance(env, str):
         made = make_env(env)
         try:
-            return run_batch([made], agent, [command], shield, [seed])[0]
+            return run_batch([made], agent, [command], shield, [seed], deterministic)[0]
         finally:
             made.close()
-    wrapped = env if isinstance(env, ContinuousEnvWrapper) else ContinuousEnvWrapper(env)
-    return run_batch([wrapped], agent, [command], shield, [seed])[0]
+    wrapped = env if isinstance(env, EnvWrapper) else wrap_env(env)
+    return run_batch([wrapped], agent, [command], shield, [seed], deterministic)[0]
 
 
 def evaluate_agent(
     agent: UDRLAgent,
-    env: str | Sequence[ContinuousEnvWrapper],
+    env: str | Sequence[EnvWrapper],
     command: Command,
     shield: BaseShield | None = None,
     *,
     n_episodes: int = 100,
     seed: int = 0,
+    deterministic: bool = True,
 ) -> Cell:
     """Lets the agent follow one command in many episodes at once: one cell of a grid.
 
     Episode i's environment is seeded from (seed, i) alone, so every cell sees the same starts.
 
     Args:
-        agent: The policy; it takes its mean action.
+        agent: The policy.
         env: An environment's name, or at least n_episodes environments from `make_env`.
         command: (horizon in steps, return in raw reward).
         shield: A calibrated shield that checks every step, or None.
         n_episodes: Episodes, at least 1.
-        seed: Root of the episodes' seeds.
+        seed: Root of the episodes' seeds, and of the agent's draws.
+        deterministic: Whether the agent takes its mean, or likeliest, action.
 
     Returns:
         The cell.
 
     Raises:
-        ConfigError: n_episodes is not positive, or more than the environments given.
+        ConfigError: n_episodes is not positive, or more than the environments given; or the
+            agent's actions are of another kind or number than the environment's.
         NotCalibratedError: The shield has no threshold.
     """
     if n_episodes < 1:
@@ -146,7 +154,7 @@ def evaluate_agent(
     commands, seeds = [command] * n_episodes, start_seeds(seed, n_episodes)
     before = 0 if shield is None else shield.n_uncomputed
     try:
-        episodes = run_batch(envs[:n_episodes], agent, commands, shield, seeds)
+        episodes = run_batch(envs[:n_episodes], agent, commands, shield, seeds, deterministic)
     finally:
         if isinstance(env, str):
             for made in envs:
@@ -163,22 +171,34 @@ def start_seeds(seed: int, n: int) -> list[int]:
 
 
 def run_batch(
-    envs: Sequence[ContinuousEnvWrapper],
+    envs: Sequence[EnvWrapper],
     agent: UDRLAgent,
     commands: Sequence[Command],
     shield: BaseShield | None,
     seeds: Sequence[int],
+    deterministic: bool = True,
 ) -> list[EvaluatedEpisode]:
     """Lets the agent follow a command in each environment, all at once.
 
     Args:
         envs: One an episode.
-        agent: The policy; it takes its mean action.
+        agent: The policy.
         commands: One an episode, (horizon in steps, return in raw reward).
         shield: A calibrated shield that checks every step, or None.
-        seeds: Of the resets, one an episode.
+        seeds: Of the resets, one an episode; the agent's draws follow from all of them.
+        deterministic: Whether the agent takes its mean, or likeliest, action.
+
+    Raises:
+        ConfigError: The agent's actions are of another kind or number than the environments'.
     """
-    policy = CommandedPolicy(agent, np.array(commands, dtype=np.float64), shield)
+    _check_actions(agent, envs[0])
+    policy = CommandedPolicy(
+        agent,
+        np.array(commands, dtype=np.float64),
+        shield,
+        deterministic=deterministic,
+        generator=None if deterministic else _generator(agent, seeds),
+    )
     episodes = rollout(envs, policy, seeds)
     return [
         EvaluatedEpisode(
@@ -193,7 +213,27 @@ def run_batch(
     ]
 
 
-def _crashed(env: ContinuousEnvWrapper, episode: Episode) -> bool | None:
+def _check_actions(agent: object, env: EnvWrapper) -> None:
+    if not isinstance(agent, UDRLAgent):
+        return  # an actor of the user's own answers for itself
+    trained, there = (agent.n_actions, agent.action_dim), (env.n_actions, env.action_dim)
+    if trained != there:
+        raise ConfigError(
+            f"this agent was trained for {_kind(*trained)}, and environment {env.name!r} has "
+            f"{_kind(*there)}: use the environment of its data, or train again"
+        )
+
+
+def _kind(n_actions: int | None, action_dim: int) -> str:
+    return f"{action_dim} continuous actions" if n_actions is None else f"{n_actions} discrete ones"
+
+
+def _generator(agent: UDRLAgent, seeds: Sequence[int]) -> torch.Generator:
+    generator = torch.Generator(agent.action_low.device)
+    return generator.manual_seed(int(np.random.SeedSequence(list(seeds)).generate_state(1)[0]))
+
+
+def _crashed(env: EnvWrapper, episode: Episode) -> bool | None:
     if not env.knows_crash:
         return None
     return env.crashed(episode.terminated, float(episode.rewards[-1]))

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from flowshield.data import GroupPolicy
-from flowshield.envs import ContinuousEnvWrapper
+from flowshield.envs import EnvWrapper
 from flowshield.errors import ConfigError, DataError, ShapeError
 from flowshield.models import BaseShield, CommandedPolicy, UDRLAgent
 from flowshield.models.fixed_blocks import FixedBlockAgent, FixedBlocks, FixedBlockShield
@@ -30,14 +30,14 @@ class AgentBehaviour:
     dopri5 that is not promised: see `FixedBlockShield`, which also says what a shield costs here.
 
     Args:
-        agent: The policy; it takes its mean action. A copy of it acts, on the CPU.
+        agent: The policy; it takes its mean, or likeliest, action. A copy of it acts, on the CPU.
         commands: Requests (horizon in steps, return in raw reward), [m, 2].
         shield: A calibrated shield that checks every step, or None. It too is copied.
         noise: Standard deviation of Gaussian noise on the actions, in their units; the levels of
-            the episodes in the dataset.
+            the episodes in the dataset. To discrete actions none can be added.
 
     Raises:
-        ConfigError: The noise is negative or not finite.
+        ConfigError: The noise is negative or not finite, or the agent's actions are discrete.
         DataError: There are no commands, a horizon is below 1, or a number is not finite.
         NotCalibratedError: The shield has no threshold.
         ShapeError: The commands are not [m, 2].
@@ -57,6 +57,8 @@ class AgentBehaviour:
             raise DataError("expected at least one command (horizon, return), got none")
         if not (math.isfinite(noise) and noise >= 0):
             raise ConfigError(f"expected noise >= 0, in units of the action, got {noise!r}")
+        if noise > 0 and agent.n_actions is not None:
+            raise ConfigError(f"expected noise=0 for discrete actions, got {noise!r}")
         if shield is not None:
             shield.calibration_in_force()
         self.noise = float(noise)
@@ -66,7 +68,7 @@ class AgentBehaviour:
 
     def draw_group(
         self,
-        envs: Sequence[ContinuousEnvWrapper],
+        envs: Sequence[EnvWrapper],
         generators: Sequence[np.random.Generator],
         indices: Sequence[int],
     ) -> GroupPolicy:

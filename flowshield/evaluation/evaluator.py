@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowshield.data import TrajectoryDataset
-from flowshield.envs import ContinuousEnvWrapper
+from flowshield.envs import EnvWrapper
 from flowshield.evaluation.agent import evaluate_agent
 from flowshield.evaluation.cell_grid import UNSHIELDED, Command
 from flowshield.evaluation.follow import evaluate_followed
@@ -37,12 +37,13 @@ class Subjects:
         n_starts: Starts at which each shield is asked what it supports.
         n_commands: Supported commands a start.
         return_tolerance: A return counts as met within this, raw reward.
+        deterministic: Whether the agent takes its mean, or likeliest, action.
         use_return_bound: Whether the environment lends the shields its provable bound.
     """
 
     agent: UDRLAgent
     shields: Mapping[str, BaseShield]
-    make_env: Callable[[], ContinuousEnvWrapper]
+    make_env: Callable[[], EnvWrapper]
     test: TrajectoryDataset
     commands: Sequence[Command]
     seed: int
@@ -52,6 +53,7 @@ class Subjects:
     n_starts: int
     n_commands: int
     return_tolerance: float
+    deterministic: bool = True
     use_return_bound: bool = False
 
 
@@ -64,7 +66,7 @@ class Evaluator:
 
     def __init__(self, subjects: Subjects) -> None:
         self.subjects = subjects
-        self._envs: list[ContinuousEnvWrapper] = []
+        self._envs: list[EnvWrapper] = []
         if subjects.use_return_bound:
             for shield in subjects.shields.values():
                 lend_return_bound(shield, subjects.make_env())
@@ -100,6 +102,7 @@ class Evaluator:
             None if guard == UNSHIELDED else subjects.shields[guard],
             n_episodes=subjects.n_episodes,
             seed=subjects.seed,
+            deterministic=subjects.deterministic,
         )
         return cell_record(cell, unshielded)
 
@@ -113,6 +116,7 @@ class Evaluator:
             n_starts=subjects.n_starts,
             n_commands=subjects.n_commands,
             seed=subjects.seed,
+            deterministic=subjects.deterministic,
         )
         return followed_record(followed, subjects.return_tolerance)
 
@@ -133,7 +137,7 @@ class Evaluator:
         while self._envs:
             self._envs.pop().close()
 
-    def _some(self, n: int) -> list[ContinuousEnvWrapper]:
+    def _some(self, n: int) -> list[EnvWrapper]:
         """So many environments, made once."""
         while len(self._envs) < n:
             self._envs.append(self.subjects.make_env())

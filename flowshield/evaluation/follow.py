@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowshield.envs import ContinuousEnvWrapper, make_env
+from flowshield.envs import EnvWrapper, make_env
 from flowshield.errors import ConfigError
 from flowshield.evaluation.agent import EvaluatedEpisode, run_batch, start_seeds
 from flowshield.evaluation.supported import supported_commands
@@ -56,12 +56,13 @@ class Followed:
 
 def evaluate_followed(
     agent: UDRLAgent,
-    env: str | Sequence[ContinuousEnvWrapper],
+    env: str | Sequence[EnvWrapper],
     shield: BaseShield,
     *,
     n_starts: int = 20,
     n_commands: int = 5,
     seed: int = 0,
+    deterministic: bool = True,
 ) -> Followed:
     """Gives the agent, alone, commands that the shield supports at each episode's own start.
 
@@ -69,12 +70,13 @@ def evaluate_followed(
     only says which commands are supported there; it does not touch the episodes.
 
     Args:
-        agent: The policy; it takes its mean action.
+        agent: The policy.
         env: An environment's name, or at least n_starts * n_commands environments.
         shield: Calibrated.
         n_starts: Start states, at least 1.
         n_commands: Commands at each, over the range of supported returns, at least 1.
-        seed: Root of the starts' seeds.
+        seed: Root of the starts' seeds, and of the agent's draws.
+        deterministic: Whether the agent takes its mean, or likeliest, action.
 
     Raises:
         ConfigError: A number is out of range, or there are too few environments.
@@ -87,7 +89,7 @@ def evaluate_followed(
     try:
         if len(envs) < n_episodes:
             raise ConfigError(f"expected {n_episodes} environments, got {len(envs)}")
-        return _follow(agent, envs, shield, start_seeds(seed, n_starts), n_commands)
+        return _follow(agent, envs, shield, start_seeds(seed, n_starts), n_commands, deterministic)
     finally:
         if isinstance(env, str):
             for made in envs:
@@ -96,10 +98,11 @@ def evaluate_followed(
 
 def _follow(
     agent: UDRLAgent,
-    envs: list[ContinuousEnvWrapper],
+    envs: list[EnvWrapper],
     shield: BaseShield,
     seeds: list[int],
     n_commands: int,
+    deterministic: bool,
 ) -> Followed:
     states = np.stack([envs[0].reset(seed=seed)[0] for seed in seeds])
     before = shield.n_uncomputed
@@ -108,6 +111,8 @@ def _follow(
     kept = np.flatnonzero(np.isfinite(commands).all(axis=(1, 2)))
     asked = [(float(h), float(r)) for h, r in commands[kept].reshape(-1, 2)]
     repeated = [seeds[start] for start in kept for _ in range(n_commands)]
-    episodes = run_batch(envs[: len(asked)], agent, asked, None, repeated) if asked else []
+    episodes = (
+        run_batch(envs[: len(asked)], agent, asked, None, repeated, deterministic) if asked else []
+    )
     left_out = len(seeds) - len(kept)
     return Followed(shield.shield_type, quantiles, episodes, len(kept), left_out, n_uncomputed)

@@ -5,12 +5,12 @@ __all__ = ["lend_return_bound"]
 import torch
 from torch import Tensor
 
-from flowshield.envs.wrapper import ContinuousEnvWrapper
+from flowshield.envs import EnvWrapper
 from flowshield.errors import ConfigError
 from flowshield.models import BaseShield
 
 
-def lend_return_bound(shield: BaseShield, env: ContinuousEnvWrapper) -> None:
+def lend_return_bound(shield: BaseShield, env: EnvWrapper) -> None:
     """Makes every command above the environment's bound unsupported, whatever the data say.
 
     From Python this call is the only way: `calibration.use_return_bound` is read by the command

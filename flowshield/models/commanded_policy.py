@@ -18,7 +18,13 @@ class Actor(Protocol):
 
     action_low: Tensor
 
-    def sample(self, state: Tensor, command: Tensor, deterministic: bool = False) -> Tensor:
+    def sample(
+        self,
+        state: Tensor,
+        command: Tensor,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Actions [batch, action_dim] at states [batch, state_dim] under commands [batch, 2]."""
 
 
@@ -43,7 +49,8 @@ class CommandedPolicy:
         command: The request, (horizon, return), the same for every episode; or one an episode,
             [n, 2].
         shield: A calibrated shield, or None.
-        deterministic: Whether the agent takes its mean action.
+        deterministic: Whether the agent takes its mean, or likeliest, action.
+        generator: What it draws from otherwise, on its device; None = torch's own.
 
     Raises:
         DataError: A command is none: its horizon is below 1, or it is not finite.
@@ -57,6 +64,7 @@ class CommandedPolicy:
         shield: Projector | None = None,
         *,
         deterministic: bool = True,
+        generator: torch.Generator | None = None,
     ) -> None:
         request = np.asarray(command, dtype=np.float64)
         if request.ndim not in (1, 2) or request.shape[-1] != 2:
@@ -71,6 +79,7 @@ class CommandedPolicy:
                 f"{tuple(request[bad].reshape(-1, 2)[0].tolist())}"
             )
         self.agent, self.shield, self.deterministic = agent, shield, deterministic
+        self.generator = generator
         self.request = request
         self.device = agent.action_low.device
         self.commands = torch.empty(0, 2)
@@ -107,7 +116,8 @@ class CommandedPolicy:
             command = self._shielded(self.shield, state, command, rows)
             self.commands[index] = command
         self.steps[rows] += 1
-        action: Tensor = self.agent.sample(state, command, deterministic=self.deterministic)
+        own = {} if self.generator is None else {"generator": self.generator}
+        action = self.agent.sample(state, command, deterministic=self.deterministic, **own)
         return action.cpu().numpy()
 
     def observe(self, rewards: np.ndarray, rows: np.ndarray) -> None:

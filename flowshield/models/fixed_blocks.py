@@ -61,7 +61,7 @@ class FixedBlocks:
 
 
 class FixedBlockAgent:
-    """An agent whose mean action in an episode does not depend on the episodes beside it.
+    """An agent whose mean, or likeliest, action in an episode does not depend on those beside it.
 
     Args:
         agent: The policy.
@@ -72,9 +72,16 @@ class FixedBlockAgent:
         self.agent, self.blocks, self.action_low = agent, blocks, agent.action_low
 
     @torch.no_grad()
-    def sample(self, state: Tensor, command: Tensor, deterministic: bool = True) -> Tensor:
+    def sample(
+        self,
+        state: Tensor,
+        command: Tensor,
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Actions [batch, action_dim]: see `UDRLAgent.sample`."""
-        act = partial(self.agent.sample, deterministic=deterministic)
+        own = {} if generator is None else {"generator": generator}
+        act = partial(self.agent.sample, deterministic=deterministic, **own)
         return self.blocks.compute(act, state, command)
 
 

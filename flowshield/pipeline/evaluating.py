@@ -94,6 +94,7 @@ def _subjects(config: DictConfig, folder: RunFolder, test: TrajectoryDataset) ->
         n_starts=followed.n_starts,
         n_commands=followed.n_commands,
         return_tolerance=followed.return_tolerance,
+        deterministic=config.evaluation.deterministic,
         use_return_bound=config.calibration.use_return_bound,
     )
 

@@ -4,7 +4,7 @@ __all__ = ["TrainedRun"]
 
 from pathlib import Path
 
-from flowshield.envs import ContinuousEnvWrapper, make_env
+from flowshield.envs import EnvWrapper, make_env
 from flowshield.errors import UsageError, unknown_name
 from flowshield.evaluation import lend_return_bound
 from flowshield.evaluation.cell_grid import CellGrid
@@ -62,7 +62,7 @@ class TrainedRun:
             lend_return_bound(shield, self.make_env())
         return name, shield
 
-    def make_env(self, render_mode: str | None = None) -> ContinuousEnvWrapper:
+    def make_env(self, render_mode: str | None = None) -> EnvWrapper:
         """The run's environment, made anew.
 
         Args:

@@ -88,7 +88,7 @@ class Trainer:
         return dataset.split(dict(self.config.data.split), seed=self.config.seed)
 
     def train_udrl(self, dataset: TrajectoryDataset, n_epochs: int | None = None) -> UDRLAgent:
-        """Trains the agent on hindsight commands.
+        """Trains the agent on hindsight commands: a Gaussian, or a choice of discrete actions.
 
         Args:
             dataset: Collected trajectories.
@@ -99,16 +99,8 @@ class Trainer:
         """
         parts = self.split(dataset)
         train, validation = self._tensors(parts["train"]), self._tensors(parts["validation"])
-        low, high = _action_bounds(dataset)
-        agent = self._seeded(
-            lambda: UDRLAgent(
-                dataset.state_dim,
-                dataset.action_dim,
-                **_plain(self.config.model),
-                action_low=low,
-                action_high=high,
-            )
-        )
+        settings = {**_plain(self.config.model), **_action_settings(dataset)}
+        agent = self._seeded(lambda: UDRLAgent(dataset.state_dim, dataset.action_dim, **settings))
         agent.fit_standardizers(train.states, train.commands)
         epochs = self.config.n_epochs if n_epochs is None else n_epochs
         self.results["agent"] = self._fitter.fit("agent", agent, train, validation, epochs)
@@ -255,12 +247,18 @@ class Trainer:
             )
 
 
-def _action_bounds(dataset: TrajectoryDataset) -> tuple[list[float], list[float]]:
-    """The environment's bounds where the file has them, else the extremes of what was done."""
+def _action_settings(dataset: TrajectoryDataset) -> dict[str, Any]:
+    """How many discrete actions there are; or the bounds of continuous ones.
+
+    These are the environment's where the file has them, else the extremes of what was done.
+    """
+    if dataset.n_actions is not None:
+        return {"n_actions": dataset.n_actions}
     metadata = dataset.metadata
-    low = metadata.get("action_low") or dataset.actions.min(axis=0).tolist()
-    high = metadata.get("action_high") or dataset.actions.max(axis=0).tolist()
-    return low, high
+    return {
+        "action_low": metadata.get("action_low") or dataset.actions.min(axis=0).tolist(),
+        "action_high": metadata.get("action_high") or dataset.actions.max(axis=0).tolist(),
+    }
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
+from flowshield.config import compose
 from flowshield.data import MixtureBehaviour, as_behaviour
-from flowshield.envs import ContinuousEnvWrapper, make_env
+from flowshield.envs import ContinuousEnvWrapper, list_envs, make_env
 from flowshield.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "behaviour").glob("*.yaml"))
@@ -106,12 +107,14 @@ def test_draws_repeat_with_their_generator(env):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_shipped_configs_are_read_and_described(path):
-    config = yaml.safe_load(path.read_text())
+    composed = compose("run", [f"behaviour={path.stem}"]).behaviour
+    config = OmegaConf.to_container(composed)
     behaviour = MixtureBehaviour.from_config(config)
     assert behaviour.describe() == config
     assert MixtureBehaviour.from_config(behaviour.describe()) == behaviour
-    drawn = behaviour.draw(make_env("lunarlander"), np.random.default_rng(0))
-    assert np.shape(drawn.act(np.zeros(8, np.float32))) == (2,)
+    env = make_env(path.stem if path.stem in list_envs() else "lunarlander")
+    drawn = behaviour.draw(env, np.random.default_rng(0))
+    assert np.shape(drawn.act(np.zeros(env.state_dim, np.float32))) == (env.action_dim,)
 
 
 def test_there_are_shipped_configs():

@@ -55,6 +55,13 @@ def test_any_number_of_workers_gives_the_same_bytes(cluster, alone, num_workers,
     assert (tmp_path / "data.npz").read_bytes() == alone
 
 
+def test_discrete_actions_come_through_the_object_store(cluster):
+    pushing = DataCollector(make_env("cartpole"))
+    came, alone = pushing.collect(6, seed=2, num_workers=1), pushing.collect(6, seed=2)
+    assert came.n_actions == 2 and came.actions.dtype == np.int64
+    np.testing.assert_array_equal(came.actions, alone.actions)
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_an_agent_too_gives_the_same_bytes_with_its_weights_sent_once(
     cluster, num_workers, tmp_path, monkeypatch

@@ -57,7 +57,7 @@ def test_name_and_make_kwargs_build_the_same_environment_again(name, kwargs):
 def test_a_registered_class_is_made_by_its_name(own_registry):
     register_env("short", ShortPendulum)
     register_env("short", ShortPendulum)
-    assert list_envs() == ["geometric_chain", "gridworld", "lunarlander", "short"]
+    assert list_envs() == sorted({*registry._WRAPPERS, "lunarlander", "short"})
     assert make_env("short", steps=3).max_episode_steps == 3
 
 
