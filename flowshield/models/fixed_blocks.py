@@ -5,6 +5,7 @@ __all__ = ["FixedBlockAgent", "FixedBlockShield", "FixedBlocks"]
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class FixedBlockAgent:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Actions [batch, action_dim]: see `UDRLAgent.sample`."""
-        own = {} if generator is None else {"generator": generator}
+        own: dict[str, Any] = {} if generator is None else {"generator": generator}
         act = partial(self.agent.sample, deterministic=deterministic, **own)
         return self.blocks.compute(act, state, command)
 
