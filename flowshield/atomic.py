@@ -1,9 +1,10 @@
-"""Files that are whole or absent: written to a temporary name, flushed, then renamed."""
+"""Files and folders that are whole or absent: written to a temporary name, then renamed."""
 
-__all__ = ["atomic_write", "explained_write", "remove_leftovers"]
+__all__ = ["atomic_folder", "atomic_write", "explained_write", "remove_leftovers"]
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,6 +63,46 @@ def explained_write(target: str | os.PathLike[str]) -> Iterator[None]:
         if isinstance(error, WriteError) or error.errno is None:
             raise
         raise WriteError(error.errno, error.strerror or "", os.fspath(target)) from error
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Makes a folder that takes the place of the one at `path` only once it is complete.
+
+    Args:
+        path: Where the folder shall be. Missing parent folders are made.
+
+    Yields:
+        A new, empty folder to write into.
+
+    Raises:
+        WriteError: An OSError: there is a file at `path`, the folder around it cannot be written
+            to, or the disk is full; a folder that was at `path` is still there.
+    """
+    target = Path(os.path.realpath(path))
+    token = secrets.token_hex(4)
+    new, old = (target.with_name(f".{target.name}.{token}.{age}") for age in ("new", "old"))
+    with explained_write(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new.mkdir()
+        try:
+            yield new
+            _put_in_place(new, target, old)
+        finally:
+            for left in (new, old):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _put_in_place(new: Path, target: Path, old: Path) -> None:
+    """Renames a folder; what was at the target is at `old` then, or where it was on an error."""
+    if target.is_dir():
+        os.rename(target, old)
+    try:
+        os.rename(new, target)
+    except OSError:
+        if old.exists():
+            os.rename(old, target)
+        raise
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from flowshield import __version__
-from flowshield.cli import ask, stages
+from flowshield.cli import ask, datasets, stages
 from flowshield.cli.command import Command
 from flowshield.errors import FlowshieldError, UsageError
 from flowshield.progress import Reporter
@@ -21,6 +21,9 @@ _COMMANDS = (
     stages.TUNE,
     ask.ASK,
     stages.CONFIG,
+    datasets.CONVERT,
+    datasets.IMPORT_MINARI,
+    datasets.EXPORT_MINARI,
 )
 
 _DESCRIPTION = """\

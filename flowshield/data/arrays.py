@@ -47,6 +47,10 @@ class TrajectoryArrays:
     final_states: NDArray[np.float32] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        """Number of steps N."""
+        return len(self.rewards)
+
     @property
     def dones(self) -> NDArray[np.bool_]:
         """Whether an episode ends at this step, either way [N]."""

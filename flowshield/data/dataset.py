@@ -25,7 +25,8 @@ class TrajectoryDataset:
     """N transitions of E whole episodes, one after another.
 
     Args:
-        data_path: A `.npz` or `.pkl` file, or a `.parquet` folder (also s3://... or gs://...).
+        data_path: A `.npz` or `.pkl` file, a `.parquet` folder (also s3://... or gs://...), or
+            minari:ID, a Minari dataset that is on this machine.
         device: Where sampled batches lie.
         commands_mode: Which command a sampled step gets; see `TransitionTensors`.
         seed: Seed of the sampling; `seed()` starts it over.
@@ -239,10 +240,11 @@ class TrajectoryDataset:
         return {name: self.subset(positions) for name, positions in parts.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the dataset to a `.npz` or `.pkl` file or a `.parquet` folder.
+        """Writes the dataset to a `.npz` or `.pkl` file, a `.parquet` folder, or Minari.
 
         Args:
-            path: Where to; an existing file is replaced once the new one is complete.
+            path: Where to; minari:ID for Minari. An existing dataset is replaced once the new one
+                is complete.
 
         Raises:
             FileFormatError: The suffix is none of these.

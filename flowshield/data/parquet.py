@@ -1,6 +1,14 @@
 """A dataset as a folder of Parquet files, here or on shared storage."""
 
-__all__ = ["SUFFIX", "finish_folder", "load_folder", "part_path", "start_folder", "write_part"]
+__all__ = [
+    "SUFFIX",
+    "check_replaceable",
+    "finish_folder",
+    "load_folder",
+    "part_path",
+    "start_folder",
+    "write_part",
+]
 
 import json
 import os
@@ -13,12 +21,27 @@ from pyarrow import fs
 import flowshield
 from flowshield.data.arrays import TrajectoryArrays
 from flowshield.data.arrow import arrays_of
-from flowshield.errors import FileFormatError
+from flowshield.errors import ConfigError, FileFormatError
 from flowshield.filesystem import open_place
 
 SUFFIX = ".parquet"
 FORMAT_VERSION = 1
 _MANIFEST = "flowshield.json"
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Lets a folder of this machine be replaced only where it holds a dataset and nothing else.
+
+    Raises:
+        ConfigError: It holds something else.
+    """
+    names = os.listdir(path) if os.path.isdir(path) else []
+    others = sorted(name for name in names if name != _MANIFEST and not name.endswith(SUFFIX))
+    if others:
+        raise ConfigError(
+            f"{os.fspath(path)} holds what belongs to no dataset, {others[0]!r}, and is not "
+            "replaced: choose another name"
+        )
 
 
 def start_folder(path: str | os.PathLike[str]) -> None:

@@ -1,4 +1,4 @@
-"""Trajectory files: `.npz` for everyone, `.parquet` folders for many, `.pkl` on request."""
+"""Datasets on disk: `.npz` for everyone, `.parquet` folders for many, `.pkl` on request, Minari."""
 
 __all__ = ["FORMAT_VERSION", "dataset_exists", "load_arrays", "save_arrays"]
 
@@ -8,6 +8,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,10 +17,17 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 import flowshield
-from flowshield.atomic import atomic_write
+from flowshield.atomic import atomic_folder, atomic_write
 from flowshield.data.arrays import TrajectoryArrays, checked_arrays
 from flowshield.data.arrow import table_of
-from flowshield.data.parquet import finish_folder, load_folder, start_folder, write_part
+from flowshield.data.minari import is_minari, load_minari, minari_exists, save_minari
+from flowshield.data.parquet import (
+    check_replaceable,
+    finish_folder,
+    load_folder,
+    start_folder,
+    write_part,
+)
 from flowshield.data.restricted_pickle import load_plain_pickle
 from flowshield.errors import DataError, FileFormatError
 from flowshield.filesystem import is_uri, open_place
@@ -40,7 +48,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
 
     Args:
         path: Where to; the suffix says which format: `.npz`, `.pkl`, or `.parquet`, a folder, which
-            may be at an address of shared storage.
+            may be at an address of shared storage. Or minari:ID.
         arrays: What to write.
 
     Raises:
@@ -48,12 +56,11 @@ def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
         DataError: The metadata are not fit for JSON.
         OSError: The file cannot be written; one that was there before is still there.
     """
+    if is_minari(path):
+        return save_minari(path, arrays)
     suffix = _suffix(path)
     if suffix == ".parquet":
-        start_folder(path)
-        write_part(path, 0, table_of(arrays))
-        finish_folder(path, 1, arrays.metadata)
-        return
+        return _save_folder(path, arrays)
     if is_uri(path):
         raise FileFormatError(
             f"{path}: expected a name that ends in .parquet: to addresses go such folders alone"
@@ -75,13 +82,15 @@ def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
 
     Args:
         path: A `.npz` or `.pkl` file, or a `.parquet` folder: a path, or an address of shared
-            storage such as s3://bucket/data.npz.
+            storage such as s3://bucket/data.npz. Or minari:ID, a Minari dataset on this machine.
 
     Raises:
         FileFormatError: The file is missing, truncated, foreign, or of an unknown version.
         DataError: Its numbers are NaN or infinite, or no episode in it is finished.
         ShapeError: Its arrays do not fit each other.
     """
+    if is_minari(path):
+        return load_minari(path)
     suffix = _suffix(path)
     if suffix == ".parquet":
         return load_folder(path)
@@ -110,9 +119,22 @@ def dataset_exists(path: str | os.PathLike[str]) -> bool:
         ConfigError: It is an address that pyarrow does not understand.
         OSError: Its storage cannot be reached.
     """
+    if is_minari(path):
+        return minari_exists(path)
     system, name = open_place(path)
     expected = fs.FileType.Directory if _suffix(path) == ".parquet" else fs.FileType.File
     return bool(system.get_file_info(name).type == expected)
+
+
+def _save_folder(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
+    table = table_of(arrays)
+    if not is_uri(path):
+        check_replaceable(path)
+    # At an address nothing can be renamed: there the manifest, which comes last, must do.
+    with nullcontext(path) if is_uri(path) else atomic_folder(path) as folder:
+        start_folder(folder)
+        write_part(folder, 0, table)
+        finish_folder(folder, 1, arrays.metadata)
 
 
 def _reading(path: str | os.PathLike[str]) -> IO[bytes]:
