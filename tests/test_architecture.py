@@ -155,7 +155,7 @@ def test_importing_everything_else_never_imports_ray_or_an_extra():
     modules = [name.removesuffix(".__init__") for name in modules]
     program = (
         "import importlib, sys\n"
-        "EXTRAS = ('ray', 'wandb', 'minari', 'h5py', 'optuna')\n"
+        "EXTRAS = ('ray', 'wandb', 'minari', 'h5py', 'optuna', 'imageio_ffmpeg')\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
         "loaded = sorted(m for m in sys.modules if m.split('.')[0] in EXTRAS)\n"
         "assert not loaded, loaded[:5]\n"

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import TINY
 
 from flowshield.cli import main
@@ -42,10 +44,10 @@ def asked(capsys, place, *words):
     return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
 
-def refused(capsys, *words):
-    """The one line with which a question is refused."""
+def refused(capsys, *words, command="ask"):
+    """The one line with which a question, or another command, is refused."""
     capsys.readouterr()
-    assert main(["ask", *map(str, words)]) == 2
+    assert main([command, *map(str, words)]) == 2
     out, error = capsys.readouterr()
     assert out == "" and error.startswith("flowshield: ") and error.count("\n") == 1
     return error
@@ -161,3 +163,51 @@ def test_every_block_of_the_guide_runs(place, capsys, monkeypatch):
     (line,) = re.findall(r"```bash\nflowshield ask runs/mine (.*)\n", guide)
     words = line.replace("--step 40", "--step 4").split()
     assert asked(capsys, "runs/mine", *words).keys() == set(re.findall(r"`(\w+)`", documented))
+
+
+def test_a_film_of_a_run_is_its_agents_with_its_best_shield(place, capsys, tmp_path):
+    out = tmp_path / "new" / "film.gif"
+    assert main(["film", str(place), "command=[1000,280]", "seed=3", f"out={out}"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    agent = UDRLAgent.load(place / "models" / "agent.pt")
+    shield = BaseShield.load(place / "models" / "mixture.pt")
+    lengths = []
+    for line, guard in zip(told, (None, shield), strict=False):
+        played = run_episode("lunarlander", agent, (1000, 280), guard, seed=3)
+        lengths.append(played.episode.length)
+        end = f"{played.episode.total_return:z.1f}".replace("-", "−")
+        assert f"after {played.episode.length} steps, return {end}" in line
+        assert ("with the mixture shield" if guard else "without a shield") in line
+        assert not guard or line.endswith(f"commands replaced: {played.flagged_steps}")
+    assert f"wrote {out}: {-(-max(lengths) // 2) + 1} pictures of {max(lengths)} steps" in told[2]
+    with Image.open(out) as gif:
+        assert gif.size == (928, 480) and gif.n_frames > max(lengths) / 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "command=[1000,280] seed=3; got nothing"),
+        (["command=[1000]"], "expected command=[H,R] with two numbers"),
+        (["command=[a,b]"], "expected command=[H,R] with two numbers"),
+        (["command=[0,3]"], "horizon of at least 1 step"),
+        (["command=[9,.inf]"], "finite return"),
+        (["command=[9,9]", "sead=3"], "unknown film setting 'sead': did you mean 'seed' or"),
+        (["command=[9,9]", "seed"], "expected seed=VALUE"),
+        (["command=[9,9]", "seed=-3"], "at least 0, got -3"),
+        (["command=[9,9]", "seed=1.5"], "seed: expected a whole number"),
+        (["command=[9,9]", "max_mb=0"], "max_mb: expected a number above 0"),
+        (["command=[9,9]", "out=film.avi"], "*.gif or *.mp4, got 'film.avi'"),
+        (["command=[9,9]", "shield=mixtur"], "did you mean 'mixture'?"),
+    ],
+)
+def test_what_cannot_be_filmed_is_one_line_and_code_2(place, words, said, capsys):
+    assert said in refused(capsys, place, *words, command="film")
+
+
+def test_a_run_whose_environment_draws_nothing_is_not_filmed(place, tmp_path, capsys):
+    shutil.copytree(place / "models", tmp_path / "models")
+    config = (place / "config.yaml").read_text().replace("name: lunarlander", "name: gridworld")
+    (tmp_path / "config.yaml").write_text(config)
+    words = ["command=[9,9]", "shield=quantile"]
+    assert "environment cannot be filmed" in refused(capsys, tmp_path, *words, command="film")

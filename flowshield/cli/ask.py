@@ -16,8 +16,8 @@ agent would be commanded; and which returns are supported at that horizon.
 
 The state is given by its numbers, in the environment's units, or taken from an episode: the run's
 agent (not the behaviour that its data come from) starts from the reset with --seed and follows the
-first command of the run's grid, or --follow, with its mean action and without a shield. --step 0 is
-the start."""
+first command of the run's grid, or --follow, without a shield, and acts as in the run's evaluation
+(env.deterministic: by default with its mean action). --step 0 is the start."""
 
 _WIDTH = 14
 # -1e-3 and -inf are numbers too, which argparse knows from Python 3.14 on; -inf is refused later

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from flowshield import __version__
-from flowshield.cli import ask, datasets, stages
+from flowshield.cli import ask, datasets, film, stages
 from flowshield.cli.command import Command
 from flowshield.errors import FlowshieldError, UsageError
 from flowshield.progress import Reporter
@@ -20,6 +20,7 @@ _COMMANDS = (
     stages.EVALUATE,
     stages.TUNE,
     ask.ASK,
+    film.FILM,
     stages.CONFIG,
     datasets.CONVERT,
     datasets.IMPORT_MINARI,

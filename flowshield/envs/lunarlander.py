@@ -37,6 +37,7 @@ class LunarLanderWrapper(ContinuousEnvWrapper):
 
     has_controller: ClassVar[bool] = True
     knows_crash: ClassVar[bool] = True
+    safe_end: ClassVar[str] = "landed"
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any) -> None:
         if not kwargs.pop("continuous", True):

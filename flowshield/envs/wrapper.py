@@ -47,6 +47,8 @@ class EnvWrapper(gym.Wrapper[Any, Any, Any, Any], ABC):
     n_actions: int | None
     has_controller: ClassVar[bool] = False
     knows_crash: ClassVar[bool] = False
+    # what an episode did that the environment ended, and not in a crash
+    safe_end: ClassVar[str] = "ended"
 
     def __init__(self, env: gym.Env[Any, Any] | str, *, name: str | None = None) -> None:
         made = make_gymnasium_env(env) if isinstance(env, str) else env

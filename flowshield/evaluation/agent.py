@@ -9,7 +9,7 @@ __all__ = [
     "start_seeds",
 ]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,6 +177,7 @@ def run_batch(
     shield: BaseShield | None,
     seeds: Sequence[int],
     deterministic: bool = True,
+    make_policy: Callable[..., CommandedPolicy] = CommandedPolicy,
 ) -> list[EvaluatedEpisode]:
     """Lets the agent follow a command in each environment, all at once.
 
@@ -187,12 +188,13 @@ def run_batch(
         shield: A calibrated shield that checks every step, or None.
         seeds: Of the resets, one an episode; the agent's draws follow from all of them.
         deterministic: Whether the agent takes its mean, or likeliest, action.
+        make_policy: Makes the policy, for who wants to look on while it acts.
 
     Raises:
         ConfigError: The agent's actions are of another kind or number than the environments'.
     """
     _check_actions(agent, envs[0])
-    policy = CommandedPolicy(
+    policy = make_policy(
         agent,
         np.array(commands, dtype=np.float64),
         shield,

@@ -7,6 +7,7 @@ __all__ = [
     "MISSING",
     "alarm_basis",
     "command_label",
+    "command_words",
     "decimals_for",
     "is_known",
     "number",
@@ -14,6 +15,7 @@ __all__ = [
     "percent_interval",
     "plus_minus",
     "shield_label",
+    "steps_words",
 ]
 
 import math
@@ -73,6 +75,18 @@ def decimals_for(values: Iterable[float | None]) -> int:
 def command_label(command: Iterable[float]) -> str:
     """A command as (horizon, return), without needless zeros."""
     return "(" + ", ".join(f"{value:g}" for value in command).replace("-", "−") + ")"
+
+
+def command_words(command: Iterable[float]) -> str:
+    """A command in words: "return 280 in 1000 steps"."""
+    horizon, target = command
+    return f"return {number(target, decimals_for([target]))} in {steps_words(horizon)}"
+
+
+def steps_words(horizon: float) -> str:
+    """So many steps: "1 step", "154.7 steps"."""
+    text = f"{horizon:.1f}".removesuffix(".0")
+    return f"{text} step" if text == "1" else f"{text} steps"
 
 
 def shield_label(name: str) -> str:

@@ -77,7 +77,10 @@ def state_in_episode(run: TrainedRun, seed: int, step: int, follow: Command) -> 
         raise UsageError(f"expected a seed and a step of at least 0, got {seed} and {step}")
     env = run.make_env()
     try:
-        episode = run_episode(env, run.agent(), follow, seed=seed).episode
+        deterministic = run.config.env.deterministic
+        episode = run_episode(
+            env, run.agent(), follow, seed=seed, deterministic=deterministic
+        ).episode
     finally:
         env.close()
     if step >= episode.length:
