@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Films one command from one start, side by side without and with a shield: the same seed, agent and
 environment, and nothing added; the agent acts as in the run's evaluation (env.deterministic: by
-default with its mean action). Every picture says the command now, whether it is supported, its score against the threshold,
-what the agent is given in its place, the return so far and, at the end, how it ended.
+default with its mean action). Every picture says the command now, whether it is supported, its
+score against the threshold, what the agent is given in its place, the return so far and, at the
+end, how it ended.
 
 settings:
   command=[H,R]      horizon in steps and return in raw reward; must be given

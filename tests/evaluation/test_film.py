@@ -28,6 +28,7 @@ def agent_and_shield(state_dim, action_dim):
     shield = MixtureShield(state_dim, hidden_dim=16, n_layers=1, n_components=2).eval()
     states, commands = torch.randn(200, state_dim), torch.randn(200, 2)
     commands = commands * torch.tensor([30.0, 60.0]) + torch.tensor([60.0, -50.0])
+    agent.fit_standardizers(states, commands)
     shield.fit_standardizers(states, commands)
     shield.calibrate(ExchangeablePairs(states.numpy(), commands.numpy()), 0.2)
     return agent, shield
@@ -58,6 +59,18 @@ def test_the_filmed_episode_is_the_evaluators(lander, shielded):
     for name in ("command", "first_command", "crashed", "flagged_steps", "flagged_at_start"):
         assert getattr(filmed.evaluated, name) == getattr(expected, name), name
     assert filmed.outcome == {True: "crashed", False: "landed"}[expected.crashed]
+
+
+def test_drawn_actions_are_the_evaluators_too():
+    agent, shield = agent_and_shield(1, 1)
+    filmed = film_episode(
+        counted(steps=50), agent, COMMAND, shield, shielded=True, seed=2, deterministic=False
+    )
+    expected = run_episode(
+        counted(steps=50), agent, COMMAND, shield, seed=2, deterministic=False
+    ).episode
+    np.testing.assert_array_equal(filmed.evaluated.episode.actions, expected.actions)
+    assert len(np.unique(expected.actions)) > 10  # in a state that does not change
 
 
 def test_what_is_written_is_what_the_policy_did(lander):
