@@ -6,6 +6,7 @@ from flowshield.evaluation.answer import Answer, ask_shield
 from flowshield.evaluation.answer_wording import answer_lines
 from flowshield.evaluation.cell_grid import UNSHIELDED
 from flowshield.evaluation.command_plane import CommandPlane, plot_projection
+from flowshield.evaluation.dataset_card import dataset_record
 from flowshield.evaluation.evaluator import Evaluator, Measurement, Subjects
 from flowshield.evaluation.figures import (
     plot_calibration,
@@ -20,10 +21,11 @@ from flowshield.evaluation.follow_wording import followed_lines, followed_markdo
 from flowshield.evaluation.known_answer import contrast_commands, evaluate_known_answer
 from flowshield.evaluation.lent_bound import lend_return_bound
 from flowshield.evaluation.metrics import MetricsTracker, auc_roc, f1_score
-from flowshield.evaluation.plane import start_plane
+from flowshield.evaluation.moments_figure import plot_moments
+from flowshield.evaluation.plane import moment_planes, plane_at, typical_episode
 from flowshield.evaluation.projection import evaluate_projection
 from flowshield.evaluation.promise import FalseAlarms, false_alarms
-from flowshield.evaluation.records import cell_record, dataset_record, shield_record
+from flowshield.evaluation.records import cell_record, shield_record
 from flowshield.evaluation.report import write_report
 from flowshield.evaluation.shield import evaluate_shield
 from flowshield.evaluation.statistics import (
@@ -74,10 +76,13 @@ __all__ = [
     "followed_record",
     "lend_return_bound",
     "markdown_table",
+    "moment_planes",
     "paired_difference",
     "paired_t_test",
+    "plane_at",
     "plot_calibration",
     "plot_followed",
+    "plot_moments",
     "plot_ood_detection",
     "plot_projection",
     "plot_returns",
@@ -87,11 +92,11 @@ __all__ = [
     "results_table",
     "run_episode",
     "shield_record",
-    "start_plane",
     "supported_commands",
     "sweep_markdown_table",
     "sweep_score",
     "sweep_table",
+    "typical_episode",
     "wilcoxon_test",
     "write_report",
 ]

@@ -1,6 +1,13 @@
 """The command plane at one state: what the shield supports there, and where it moves requests."""
 
-__all__ = ["CommandPlane", "plot_projection"]
+__all__ = [
+    "Array",
+    "CommandPlane",
+    "draw_bound",
+    "draw_data",
+    "draw_requests",
+    "plot_projection",
+]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +41,7 @@ class CommandPlane:
         projections: What the shield made of each, [k, 2].
         data_commands: Commands that the data hold near this state, [n, 2].
         bound: Provable upper bound on the return from s, if the environment knows one.
+        fulfilled: Commands that the episode at s really fulfilled, [m, 2].
     """
 
     horizons: ArrayLike
@@ -44,6 +52,7 @@ class CommandPlane:
     projections: ArrayLike = ()
     data_commands: ArrayLike = ()
     bound: float | None = None
+    fulfilled: ArrayLike = ()
 
 
 def plot_projection(plane: CommandPlane | Mapping[str, Any]) -> Figure:
@@ -74,9 +83,10 @@ def plot_projection(plane: CommandPlane | Mapping[str, Any]) -> Figure:
     handles = [*_draw_density(figure, axes, horizons, returns, log_prob, plane.threshold)]
     edge = [] if plane.bound is None else [[horizons[0], plane.bound]]
     _limit(axes, horizons, returns, np.array([*requests, *projections, *edge]).reshape(-1, 2))
-    handles += _draw_data(axes, data)
-    handles += _draw_requests(axes, requests, projections)
-    handles += _draw_bound(axes, plane.bound)
+    handles += draw_data(axes, data)
+    handles += draw_requests(axes, requests, projections)
+    label = "" if plane.bound is None else f"provable bound on R: {plane.bound:.4g}"
+    handles += draw_bound(axes, plane.bound, label)
     axes.set(xlabel="horizon H (steps)", ylabel="return R")
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
     return figure
@@ -104,14 +114,16 @@ def _draw_density(
     return handles
 
 
-def _draw_data(axes: Axes, data: Array) -> list[Line2D]:
+def draw_data(axes: Axes, data: Array) -> list[Line2D]:
+    """The commands [n, 2] that the data hold, as small dots."""
     if not len(data):
         return []
     label = "commands in the data"
     return axes.plot(*data.T, ls="", marker=".", ms=3, color="#444444", alpha=0.35, label=label)
 
 
-def _draw_requests(axes: Axes, requests: Array, projections: Array) -> list[Line2D]:
+def draw_requests(axes: Axes, requests: Array, projections: Array) -> list[Line2D]:
+    """Requests [k, 2] with arrows to what became of them [k, 2]."""
     if not len(requests):
         return []
     reach = np.ptp(np.array([axes.get_xlim(), axes.get_ylim()]), axis=1)
@@ -141,10 +153,10 @@ def _draw_requests(axes: Axes, requests: Array, projections: Array) -> list[Line
     return [*starts, *ends]
 
 
-def _draw_bound(axes: Axes, bound: float | None) -> list[Line2D]:
+def draw_bound(axes: Axes, bound: float | None, label: str) -> list[Line2D]:
+    """A line at the return that no policy can pass, where that is known."""
     if bound is None:
         return []
-    label = f"provable bound on R: {bound:.4g}"
     return [axes.axhline(bound, color="#AA3377", lw=1.5, ls="--", label=label)]
 
 

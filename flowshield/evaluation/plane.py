@@ -1,11 +1,12 @@
-"""Computes the command plane of one state: density, threshold, requests and projections."""
+"""Computes the command plane of a state: density, threshold, requests and projections."""
 
-__all__ = ["start_plane"]
+__all__ = ["extent", "moment_planes", "plane_at", "typical_episode"]
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from flowshield.data import TrajectoryDataset
 from flowshield.evaluation.command_plane import CommandPlane
@@ -14,36 +15,67 @@ from flowshield.evaluation.scoring import shield_limits, shield_scores
 from flowshield.models import BaseShield
 
 _RESOLUTION = 80
-_QUANTILES = (0.01, 0.99)
+_QUANTILES = (0.05, 0.95)
+_FAR = 1.5  # times the data's longest horizon: a request beyond it lies outside the plane
+_MARGIN = 0.08  # of the span, beyond what is to be seen
+_MOMENTS = 4
 
 
-def start_plane(
+def typical_episode(episodes: TrajectoryDataset) -> int:
+    """The episode with the median return."""
+    order = np.argsort(episodes.episode_returns, kind="stable")
+    return int(order[len(order) // 2])
+
+
+def moment_planes(
+    shield: BaseShield,
+    episodes: TrajectoryDataset,
+    requests: Sequence[tuple[float, float]],
+    episode: int,
+) -> dict[str, CommandPlane]:
+    """The plane at evenly spaced moments of an episode, by title, with what is asked then.
+
+    What was asked at the start stands later at what is left of it, as `CommandedPolicy` counts:
+    the horizon less the steps so far, the return less the rewards so far.
+
+    Args:
+        shield: Calibrated.
+        episodes: Held-out episodes.
+        requests: Commands at the start, (horizon, return).
+        episode: Which of the episodes.
+    """
+    length = int(episodes.episode_lengths[episode])
+    steps = sorted({length * k // _MOMENTS for k in range(_MOMENTS)})
+    return {
+        f"step {step} of {length}": plane_at(shield, episodes, requests, episode, step)
+        for step in steps
+    }
+
+
+def plane_at(
     shield: BaseShield,
     episodes: TrajectoryDataset,
     requests: Sequence[tuple[float, float]],
     episode: int = 0,
+    step: int = 0,
 ) -> CommandPlane:
-    """The plane at the first state of an episode.
-
-    It spans the middle 98% of what the episodes fulfilled from their starts, and those requests
-    that ask for no more than twice its horizon: a request of 1,000 steps would leave nothing to
-    see of the rest.
+    """The plane at one moment of an episode.
 
     Args:
         shield: Calibrated.
-        episodes: Held-out episodes; the commands of all their starts are drawn as the data.
-        requests: Commands whose projections are shown, (horizon, return).
-        episode: Whose first state it is.
+        episodes: Held-out episodes; what they all fulfilled from this step on is drawn as the data.
+        requests: Commands at the start of the episode, (horizon, return), shown with what is left
+            of them and with their projections.
+        episode: Whose state it is.
+        step: The moment, from 0.
     """
-    starts = episodes.episode_starts
-    data = episodes.commands[starts].astype(np.float64)
-    low, high = np.quantile(data, _QUANTILES, axis=0)
-    shown = np.array([r for r in requests if r[0] <= 2 * high[0]], dtype=np.float32).reshape(-1, 2)
-    both = np.concatenate([data.clip(low, high), shown])
-    margin = 0.08 * np.ptp(both, axis=0)
-    horizons = np.linspace(1.0, both[:, 0].max() + margin[0], _RESOLUTION)
-    returns = np.linspace(both[:, 1].min() - margin[1], both[:, 1].max() + margin[1], _RESOLUTION)
-    state = episodes.states[starts[episode]]
+    index = int(episodes.episode_starts[episode]) + step
+    state = episodes.states[index]
+    data = episodes.commands[episodes.episode_starts[episodes.episode_lengths > step] + step]
+    left = _left(requests, step, episodes.rewards[index - step : index])
+    projections = _projected(shield, state, left)
+    fulfilled = episodes.commands[index : index + 1]
+    horizons, returns = extent(data, left, np.concatenate([projections, fulfilled]), _RESOLUTION)
     grid = np.stack(np.meshgrid(horizons, returns), axis=-1).reshape(-1, 2).astype(np.float32)
     scores = shield_scores(shield, np.tile(state, (len(grid), 1)), grid)
     bound = return_bound(episodes, state[None])
@@ -52,16 +84,57 @@ def start_plane(
         returns=returns,
         log_prob=scores.reshape(_RESOLUTION, _RESOLUTION),
         threshold=float(shield_limits(shield, state[None])[0]),
-        requests=shown,
-        projections=_projected(shield, state, shown),
+        requests=left,
+        projections=projections,
         data_commands=data,
         bound=None if bound is None else float(bound[0]),
+        fulfilled=fulfilled,
     )
 
 
-def _projected(shield: BaseShield, state: np.ndarray, requests: np.ndarray) -> np.ndarray:
+def extent(
+    data: NDArray[np.floating],
+    requests: NDArray[np.floating],
+    points: NDArray[np.floating],
+    n: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Horizons [n] and returns [n] that span a plane worth looking at.
+
+    It shows the middle 90% of the data, and those requests that ask for no much longer horizon: a
+    request of 1,000 steps would leave nothing to see of the rest.
+
+    Args:
+        data: Commands that were fulfilled, [k, 2].
+        requests: Commands that are asked, [m, 2].
+        points: Commands that must be seen, [j, 2].
+        n: How many of each.
+    """
+    low, high = np.quantile(data.astype(np.float64), _QUANTILES, axis=0)
+    near = requests[requests[:, 0] <= _FAR * high[0]]
+    shown = np.concatenate([data.clip(low, high), near, points])
+    margin = _MARGIN * np.ptp(shown, axis=0) + 1.0
+    horizons = np.linspace(1.0, shown[:, 0].max() + margin[0], n)
+    returns = np.linspace(shown[:, 1].min() - margin[1], shown[:, 1].max() + margin[1], n)
+    return horizons, returns
+
+
+def _left(
+    requests: Sequence[tuple[float, float]], step: int, rewards: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """What is left of requests [k, 2] after so many steps and these rewards."""
+    left = np.array(requests, dtype=np.float64).reshape(-1, 2) - (step, rewards.sum())
+    left[:, 0] = left[:, 0].clip(min=1.0)
+    return left.astype(np.float32)
+
+
+def _projected(
+    shield: BaseShield, state: NDArray[np.float32], requests: NDArray[np.float32]
+) -> NDArray[np.float32]:
     if len(requests) == 0:
         return requests
     device = shield.device
     states = torch.as_tensor(np.tile(state, (len(requests), 1)), device=device)
-    return shield.project(states, torch.as_tensor(requests, device=device)).cpu().numpy()
+    projected: NDArray[np.float32] = (
+        shield.project(states, torch.as_tensor(requests, device=device)).cpu().numpy()
+    )
+    return projected

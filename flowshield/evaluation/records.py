@@ -1,8 +1,8 @@
 """Plain records of what was measured: the content of results.json."""
 
-__all__ = ["cell_record", "dataset_record", "shield_record"]
+__all__ = ["cell_record", "shield_record"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -30,26 +30,6 @@ from flowshield.models.shields import Calibration
 
 _PROJECTED = 200  # impossible commands whose projection is measured
 _ROC_POINTS = 200
-
-
-def dataset_record(
-    dataset: TrajectoryDataset, parts: Mapping[str, TrajectoryDataset]
-) -> dict[str, Any]:
-    """What the data are."""
-    returns, metadata = dataset.episode_returns, dataset.metadata
-    return {
-        "env": metadata.get("env"),
-        "behaviour": _behaviours(dataset),
-        "seed": metadata.get("seed"),
-        "n_episodes": dataset.n_episodes,
-        "n_transitions": len(dataset),
-        "n_truncated": dataset.n_truncated,
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "return_max": float(returns.max()),
-        "length_mean": float(dataset.episode_lengths.mean()),
-        "splits": {name: part.n_episodes for name, part in parts.items()},
-    }
 
 
 def cell_record(cell: Cell, unshielded_returns: Sequence[float] | None) -> dict[str, Any]:
@@ -139,16 +119,6 @@ def shield_record(
         "n_uncomputed": shield.n_uncomputed - before,
         "roc": _thinned(roc.false_positive_rate, roc.true_positive_rate),
     }
-
-
-def _behaviours(dataset: TrajectoryDataset) -> str:
-    """The behaviours that were drawn and their shares, the most frequent first."""
-    names, counts = np.unique(np.asarray(dataset.behaviours, dtype=str), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    shares = (
-        f"{counts[i] / counts.sum():.0%} {names[i].replace('_', ' ') or 'unnamed'}" for i in order
-    )
-    return ", ".join(shares)
 
 
 def _promise(calibration: Calibration) -> dict[str, Any]:

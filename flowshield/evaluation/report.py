@@ -6,7 +6,6 @@ Everything in it is read from results.json; nothing is fetched when it is opened
 __all__ = ["render_report", "write_report"]
 
 import base64
-import io
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,11 +15,10 @@ from matplotlib.figure import Figure
 
 from flowshield.atomic import atomic_write
 from flowshield.evaluation.cell_grid import CellGrid
-from flowshield.evaluation.report_tables import report_tables
+from flowshield.evaluation.figure_svg import figure_svg
+from flowshield.evaluation.report_sections import FIGURES, report_sections
 from flowshield.evaluation.summary import summarize
 from flowshield.evaluation.wording import MISSING, number
-
-_DPI = 160  # sharp on a phone and on paper, about 100 kB a figure
 
 
 class _Picture(NamedTuple):
@@ -30,7 +28,10 @@ class _Picture(NamedTuple):
 
 
 def write_report(
-    path: str | os.PathLike[str], results: Mapping[str, Any], figures: Mapping[str, Figure]
+    path: str | os.PathLike[str],
+    results: Mapping[str, Any],
+    figures: Mapping[str, Figure],
+    explorer: str | None = None,
 ) -> None:
     """Writes the report; a file that was there stays until the new one is whole.
 
@@ -38,18 +39,22 @@ def write_report(
         path: Where to, "report.html" as a rule.
         results: The content of results.json. Parts may be missing: they show as dashes or not
             at all.
-        figures: By caption, in the order to show them.
+        figures: By name: those of `report_sections.FIGURES` stand in their sections, others come
+            last with their name for a caption.
+        explorer: Address of the command explorer, relative to the report, if there is one.
 
     Raises:
         DataError: Two cells share shield and command, or a cell has neither.
         OSError: The file cannot be written.
     """
-    html = render_report(results, figures).encode()
+    html = render_report(results, figures, explorer).encode()
     with atomic_write(path) as file:
         file.write(html)
 
 
-def render_report(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
+def render_report(
+    results: Mapping[str, Any], figures: Mapping[str, Figure], explorer: str | None = None
+) -> str:
     """The report as text; see `write_report`.
 
     Raises:
@@ -66,8 +71,9 @@ def render_report(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> 
     return environment.get_template("report.html.j2").render(
         title=f"flowshield on {(results.get('dataset') or {}).get('env', 'unknown data')}",
         summary=summarize(results, grid),
-        tables=report_tables(results, grid),
-        figures=[_Picture(caption, *_png(figure)) for caption, figure in figures.items()],
+        sections=report_sections(results, grid, figures),
+        figures={name: _picture(name, figure) for name, figure in figures.items()},
+        explorer=explorer,
         command=results.get("command") or MISSING,
         config_yaml=results.get("config_yaml") or "",
         versions=results.get("versions") or {},
@@ -76,8 +82,11 @@ def render_report(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> 
     )
 
 
-def _png(figure: Figure) -> tuple[str, int]:
-    """The figure in base64, and the CSS pixels that show it in its own size."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
-    return base64.b64encode(buffer.getvalue()).decode(), round(96 * figure.get_figwidth())
+def _picture(name: str, figure: Figure) -> _Picture:
+    """The figure in base64, and the CSS pixels that show it in its own size.
+
+    As a picture of its own, and not as an element of the page: then no name in it can clash with
+    one in another figure, and nothing that stands in it can run.
+    """
+    data = base64.b64encode(figure_svg(figure).encode()).decode()
+    return _Picture(FIGURES.get(name, name), data, round(96 * figure.get_figwidth()))

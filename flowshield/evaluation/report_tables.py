@@ -1,12 +1,23 @@
-"""The tables of the report, as texts: everything that results.json says, with dashes for gaps."""
+"""The tables of the report, as texts: everything that results.json says, with dashes for gaps.
 
-__all__ = ["report_tables"]
+Those of the commands that are followed stand in `follow_wording`, those of the data in
+`dataset_card`. A table without rows is left out of the report.
+"""
+
+__all__ = [
+    "calibration_table",
+    "detection_table",
+    "projection_table",
+    "returns_table",
+    "seeds_table",
+    "start_states_table",
+    "training_table",
+]
 
 from collections.abc import Mapping
 from typing import Any
 
 from flowshield.evaluation.cell_grid import CellGrid
-from flowshield.evaluation.follow_wording import followed_tables
 from flowshield.evaluation.report_table import ReportTable
 from flowshield.evaluation.wording import (
     MISSING,
@@ -20,26 +31,8 @@ from flowshield.evaluation.wording import (
 )
 
 
-def report_tables(results: Mapping[str, Any], grid: CellGrid) -> list[ReportTable]:
-    """Every table for which there is a row.
-
-    Args:
-        results: The content of results.json.
-        grid: Its cells.
-    """
-    tables = (
-        _returns(grid),
-        *followed_tables(results),
-        _detection(results),
-        _calibration(results),
-        _start_states(results),
-        _projection(results),
-        _training(results),
-    )
-    return [table for table in tables if table.rows]
-
-
-def _returns(grid: CellGrid) -> ReportTable:
+def returns_table(grid: CellGrid) -> ReportTable:
+    """Every command under every shield."""
     decimals = decimals_for(cell.get("return_mean") for cell in grid)
     rows = tuple(
         (
@@ -83,7 +76,8 @@ def _returns(grid: CellGrid) -> ReportTable:
     )
 
 
-def _detection(results: Mapping[str, Any]) -> ReportTable:
+def detection_table(results: Mapping[str, Any]) -> ReportTable:
+    """What each shield detects, and what it flags in vain."""
     rows = []
     for name, entry in _shields(results):
         found = entry.get("detection") or {}
@@ -127,7 +121,8 @@ def _uncomputed_in_episodes(results: Mapping[str, Any], shield: str) -> str:
     return str(sum(counts)) if counts else MISSING
 
 
-def _calibration(results: Mapping[str, Any]) -> ReportTable:
+def calibration_table(results: Mapping[str, Any]) -> ReportTable:
+    """The false-alarm rates that were promised and those measured."""
     rows = []
     for name, entry in _shields(results):
         label = shield_label(name)
@@ -160,7 +155,8 @@ def _calibration(results: Mapping[str, Any]) -> ReportTable:
     )
 
 
-def _start_states(results: Mapping[str, Any]) -> ReportTable:
+def start_states_table(results: Mapping[str, Any]) -> ReportTable:
+    """Which commands are flagged where episodes start."""
     shares: dict[tuple[float, ...], dict[str, float]] = {}
     for name, entry in _shields(results):
         for row in entry.get("flagged_at_start") or ():
@@ -177,7 +173,8 @@ def _start_states(results: Mapping[str, Any]) -> ReportTable:
     )
 
 
-def _projection(results: Mapping[str, Any]) -> ReportTable:
+def projection_table(results: Mapping[str, Any]) -> ReportTable:
+    """What becomes of unsupported commands."""
     rows = tuple(
         (
             shield_label(name),
@@ -197,7 +194,8 @@ def _projection(results: Mapping[str, Any]) -> ReportTable:
     )
 
 
-def _training(results: Mapping[str, Any]) -> ReportTable:
+def training_table(results: Mapping[str, Any]) -> ReportTable:
+    """How the training of each model went."""
     rows = tuple(
         (
             shield_label(name),
@@ -212,6 +210,25 @@ def _training(results: Mapping[str, Any]) -> ReportTable:
         "The weights of the best epoch on held-out episodes are the ones used.",
         ("model", "best epoch", "held-out loss", "seconds"),
         rows,
+    )
+
+
+def seeds_table(results: Mapping[str, Any]) -> ReportTable:
+    """What each draw comes from."""
+    data = (results.get("dataset") or {}).get("seed")
+    run = results.get("seed")
+    told = {
+        "collection": data,
+        "split, training, calibration": run,
+        "starts of evaluated episodes": run,
+    }
+    return ReportTable(
+        "Seeds",
+        "Episode i, of a collection or of a cell, draws everything from child i of "
+        "numpy.random.SeedSequence(seed): the same for any number of workers, and the same starts "
+        "in every cell.",
+        ("used for", "seed"),
+        tuple((use, str(seed)) for use, seed in told.items() if seed is not None),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from flowshield.evaluation.cell_grid import UNSHIELDED, CellGrid, Command
 from flowshield.evaluation.follow_wording import followed_lines, followed_verdict
+from flowshield.evaluation.statistics import clopper_pearson
 from flowshield.evaluation.verdict import (
     MAX_CRASH_RATE,
     SHORTFALL,
@@ -179,9 +180,18 @@ def _cell_text(grid: CellGrid, shield: str, command: Command) -> str:
         return f"{command_label(command)} was not tried"
     mean, low, high = (cell.get(f"return_{end}") for end in ("mean", "low", "high"))
     decimals = decimals_for(cell.get("return_mean") for cell in grid)
-    crash = cell.get("crash_rate")
-    crashed = f", {percent(crash)} crash" if is_known(crash) else ""
-    return f"{command_label(command)} returns {plus_minus(mean, low, high, decimals)}{crashed}"
+    returns = plus_minus(mean, low, high, decimals)
+    return f"{command_label(command)} returns {returns}{_crashed(cell)}"
+
+
+def _crashed(cell: Mapping[str, Any]) -> str:
+    """The share that crashed, with Clopper and Pearson's interval."""
+    rate, n = cell.get("crash_rate"), cell.get("n_episodes")
+    if not is_known(rate):
+        return ""
+    if not n:
+        return f", {percent(rate)} crash"
+    return f", {percent(rate)} crash ({percent_interval(*clopper_pearson(round(rate * n), n), 0)})"
 
 
 def _and_breaks(shield: ShieldVerdict) -> str:

@@ -2,7 +2,6 @@
 
 __all__ = ["draw_figures", "gather_results"]
 
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -14,28 +13,27 @@ from flowshield.data import TrajectoryDataset
 from flowshield.evaluation import (
     Subjects,
     dataset_record,
+    moment_planes,
     plot_calibration,
     plot_followed,
+    plot_moments,
     plot_ood_detection,
-    plot_projection,
     plot_returns,
     plot_training_curves,
-    start_plane,
+    typical_episode,
 )
+from flowshield.evaluation.wording import shield_label
 from flowshield.run_folder import RunFolder, machine, read_json
 
 # 2: false_alarms are those that were promised, per step or per episode and in each group; cells and
 # "followed" count what a shield could not compute.
 RESULTS_VERSION = 2
 
-_CAPTIONS = {
-    "returns": "Return by command and shield, with 95% intervals and the share crashed",
-    "followed": "Achieved against commanded: the agent alone on commands that the shield supports",
-    "command_plane": "What is supported at the start of a held-out episode, and where requests go",
-    "detection": "Impossible commands flagged against true commands flagged",
-    "calibration": "Realised against nominal rate of the false alarms that the promise is about",
-    "training": "Training and held-out loss by epoch",
+_SCORE_LABELS = {
+    "density": "log p(H, R | s)",
+    "achievability": "log P(at least R within H | s)",
 }
+_PACKAGES = ("torch", "numpy", "gymnasium", "ray", "scipy", "matplotlib")
 
 
 def gather_results(
@@ -56,15 +54,15 @@ def gather_results(
         parts: Its split.
         measured: "cells", "shields" and "followed".
     """
-    packages = ("torch", "numpy", "gymnasium")
     return {
         "version": RESULTS_VERSION,
         "command": command,
         "config_yaml": folder.named(OmegaConf.to_yaml(config)),
-        "versions": {"flowshield": __version__, **{name: version(name) for name in packages}},
+        "versions": {"flowshield": __version__, **{name: version(name) for name in _PACKAGES}},
         "machine": machine(),
         "seconds": read_json(folder.timings),
         "dataset": dataset_record(dataset, parts),
+        "seed": config.seed,
         "alpha": config.calibration.alpha,
         "models": {
             name: read_json(folder.models / f"{name}.json") for name in ("agent", *config.shield)
@@ -84,31 +82,37 @@ def draw_figures(
         subjects: What was evaluated.
 
     Returns:
-        The figures by caption, in the order of the report.
+        The figures by name.
     """
-    drawn: dict[str, Callable[[], Figure]] = {
-        "returns": lambda: plot_returns(results["cells"]),
-        "training": lambda: plot_training_curves(
-            {name: model["history"] for name, model in results["models"].items()}
-        ),
-    }
-    if subjects.shields:
-        records = results["shields"]
-        if any(record["n_episodes"] for record in results["followed"].values()):
-            drawn["followed"] = lambda: plot_followed(results["followed"])
-        # the last is the one that the config's shield group ends with: flow matching by default
-        last = list(subjects.shields.values())[-1]
-        drawn["command_plane"] = lambda: plot_projection(
-            start_plane(last, subjects.test, subjects.commands)
-        )
-        drawn["detection"] = lambda: plot_ood_detection(
-            {name: record["roc"] for name, record in records.items()}, results["alpha"]
-        )
-        drawn["calibration"] = lambda: plot_calibration(
-            {name: record["false_alarms_by_level"] for name, record in records.items()}
-        )
-    figures = {name: drawn[name]() for name in _CAPTIONS if name in drawn}
+    histories = {name: model["history"] for name, model in results["models"].items()}
+    figures = {"returns": plot_returns(results["cells"]), **_of_the_shields(results, subjects)}
+    figures["training"] = plot_training_curves(histories)
     folder.figures.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder.figures / f"{name}.png", dpi=150)
-    return {_CAPTIONS[name]: figure for name, figure in figures.items()}
+    return figures
+
+
+def _of_the_shields(results: dict[str, Any], subjects: Subjects) -> dict[str, Figure]:
+    if not subjects.shields:
+        return {}
+    records = results["shields"]
+    levels = {name: record["false_alarms_by_level"] for name, record in records.items()}
+    figures = {
+        "command_plane": _moments(subjects),
+        "detection": plot_ood_detection(
+            {name: record["roc"] for name, record in records.items()}, results["alpha"]
+        ),
+        "calibration": plot_calibration(levels),
+    }
+    if any(record["n_episodes"] for record in results["followed"].values()):
+        figures["followed"] = plot_followed(results["followed"])
+    return figures
+
+
+def _moments(subjects: Subjects) -> Figure:
+    """The planes of the shield that the config's group ends with: flow matching by default."""
+    name, shield = list(subjects.shields.items())[-1]
+    episode = typical_episode(subjects.test)
+    planes = moment_planes(shield, subjects.test, subjects.commands, episode)
+    return plot_moments(planes, f"{shield_label(name)}: {_SCORE_LABELS[shield.score_type]}")

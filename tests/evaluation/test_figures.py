@@ -16,8 +16,9 @@ from flowshield.evaluation.figures import (
     plot_training_curves,
 )
 from flowshield.evaluation.follow_figure import plot_followed
+from flowshield.evaluation.moments_figure import plot_moments
 
-NAMES = ["followed", "returns", "detection", "calibration", "projection", "training"]
+NAMES = ["moments", "followed", "returns", "detection", "calibration", "projection", "training"]
 
 
 @pytest.fixture
@@ -31,9 +32,18 @@ def draw(results, plane):
             {k: v["false_alarms_by_level"] for k, v in shields.items()}
         ),
         "projection": lambda: plot_projection(plane),
+        "moments": lambda: plot_moments(moments(plane), "flow matching: log p(H, R | s)"),
         "training": lambda: plot_training_curves(
             {k: v["history"] for k, v in results["models"].items()}
         ),
+    }
+
+
+def moments(plane):
+    later = {**plane, "requests": [[900, 350], [200, 800], [390, 100]], "fulfilled": [[180, 290]]}
+    return {
+        f"step {step} of 197": CommandPlane(**fields)
+        for step, fields in ((0, plane), (49, later), (98, later), (147, plane))
     }
 
 
@@ -249,7 +259,35 @@ def test_plane_refuses_what_does_not_fit(plane, change, error, said):
         plot_projection({**plane, **change})
 
 
+def test_moments_share_one_scale_about_their_thresholds(plane):
+    low = CommandPlane(**{**plane, "threshold": -30.0})
+    first, second = (plot_moments({"start": p}).axes[0] for p in (CommandPlane(**plane), low))
+    for axes, reach in ((first, 4.5), (second, 22.0)):
+        (contour,) = [c for c in axes.collections if list(c.levels) == [0.0]]
+        h, r = np.concatenate([path.vertices for path in contour.get_paths()]).T
+        distance = ((h - 200) / 40) ** 2 + ((r - 280) / 20) ** 2
+        inside = (h > 1) & (h < 400) & (r > -100) & (r < 400)
+        assert distance[inside] == pytest.approx(np.full(inside.sum(), reach), abs=1.0)
+
+
+def test_a_request_beyond_a_panel_is_drawn_at_its_edge(plane):
+    requests, projections = [[900, 350], [200, 800]], [[180, 300], [200, 280]]
+    fields = {**plane, "requests": requests, "projections": projections}
+    axes = plot_moments({"start": CommandPlane(**fields)}).axes[0]
+    lines = [line for line in axes.lines if line.get_label() == "request beyond the panel"]
+    assert [tuple(line.get_xydata()[0]) for line in lines] == [(400, 350), (200, 400)]
+    assert [line.get_marker() for line in lines] == [">", "^"]
+    assert axes.get_xlim() == (1, 400) and axes.get_ylim() == (-100, 400)
+
+
+def test_moments_where_nothing_could_be_computed_draw(plane):
+    none = CommandPlane(**{**plane, "log_prob": np.full((40, 30), -np.inf)})
+    rendered(plot_moments({"start": none}))
+
+
 def test_nothing_to_draw_is_said():
+    with pytest.raises(DataError, match="one moment"):
+        plot_moments({})
     for function in (plot_ood_detection, plot_calibration, plot_training_curves):
         with pytest.raises(DataError, match="expected"):
             function({})

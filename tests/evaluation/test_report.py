@@ -1,11 +1,16 @@
 import base64
 import re
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from flowshield.data import TrajectoryDataset
 from flowshield.errors import DataError
+from flowshield.evaluation.dataset_card import dataset_record
+from flowshield.evaluation.figure_svg import DARK, figure_svg
 from flowshield.evaluation.figures import plot_returns
 from flowshield.evaluation.report import render_report, write_report
 
@@ -40,7 +45,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(results):
-    return Page(render_report(results, {"Mean return": plot_returns(results["cells"])}))
+    return Page(render_report(results, {"returns": plot_returns(results["cells"])}))
 
 
 def test_first_screen_answers_the_six_questions(page):
@@ -50,7 +55,7 @@ def test_first_screen_answers_the_six_questions(page):
         "1500 episodes of lunarlander, expert",
         "epoch 14 of 25",
         "3 of 6 commands fail without a shield",
-        "(1000, 280) returns −132 ±4, 100% crash",
+        "(1000, 280) returns −132 ±4, 100% crash (97% to 100%)",
         "flow matching: 3 of 3",
         "set to 5%; realised: flow matching 5.3%",
         "flow matching: followed in part",
@@ -109,18 +114,71 @@ def test_what_users_typed_is_escaped(results):
 
 
 def test_nothing_is_fetched(page, results):
-    html = render_report(results, {"Mean return": plot_returns(results["cells"])})
+    html = render_report(results, {"returns": plot_returns(results["cells"])})
     assert not re.search(r"https?:|url\(|@import|//cdn", html)
     for _, attributes in page.tags:
-        assert "href" not in attributes
+        assert attributes.get("href", "#").startswith("#")
         assert attributes.get("src", "data:").startswith("data:")
 
 
 def test_figures_are_inline_pictures_with_their_caption(page):
     (image,) = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert image["alt"] == "Mean return" and image["width"] == "864"  # 9 inches
-    data = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True)
-    assert data.startswith(b"\x89PNG\r\n")
+    assert image["alt"].startswith("Return by command") and image["width"] == "864"  # 9 inches
+    data = base64.b64decode(image["src"].removeprefix("data:image/svg+xml;base64,"), validate=True)
+    assert ElementTree.fromstring(data).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_figure_stands_in_its_section_and_one_of_another_name_comes_last(results):
+    html = render_report(results, {"mine": Figure(), "training": Figure(), "returns": Figure()})
+    shown = re.findall(r'<section id="(\w+)"|<img alt="([^"]+?)[." ]', html)
+    names = [anchor or f"figure: {caption}" for anchor, caption in shown]
+    for anchor, first in (("returns", "Return"), ("training", "Training"), ("more", "mine")):
+        assert names[names.index(anchor) + 1] == f"figure: {first}"
+
+
+def test_every_section_is_linked(page):
+    anchors = {attributes["id"] for tag, attributes in page.tags if tag == "section"}
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert anchors >= {"returns", "detection", "calibration", "followed", "training", "data"}
+    assert sorted(links) == sorted(f"#{anchor}" for anchor in anchors)
+
+
+def test_a_figure_has_a_dark_counterpart_for_every_colour_of_its_own(results):
+    svg = figure_svg(plot_returns(results["cells"]))
+    paper, ink = "--cffffff", "--c000000"
+    assert f"fill: var({paper})" in svg and f"fill:var({ink})" in svg
+    style = svg[svg.index("<style>") : svg.index("</style>")]
+    light, dark = style.split("@media screen and (prefers-color-scheme:dark)")
+    assert f"{paper}:#ffffff" in light and f"{paper}:{DARK['#ffffff']}" in dark
+    # what is drawn in a colour that stays the same would vanish on one of the two pages
+    assert not re.search(r"#[0-9a-f]{6}", svg.replace(style, ""))
+
+
+def test_the_explorer_is_linked_where_there_is_one(results):
+    links = [a for tag, a in Page(render_report(results, {}, "explorer.html")).tags if tag == "a"]
+    assert {"href": "explorer.html"} not in links  # there is no plane to explore
+    html = render_report(results, {"command_plane": Figure()}, "explorer.html")
+    assert {"href": "explorer.html"} in [a for tag, a in Page(html).tags if tag == "a"]
+
+
+def test_the_dataset_card_says_what_there_is(tmp_path):
+    arrays = {
+        "states": np.zeros((6, 3)),
+        "actions": np.zeros((6, 2)),
+        "rewards": [1.0, 2.0, 3.0, -4.0, -5.0, 6.0],
+        "terminated": [False, True, False, False, False, True],
+    }
+    metadata = {"env": "<b>mine</b>", "env_kwargs": {"wind": 1}, "max_episode_steps": 9, "seed": 4}
+    dataset = TrajectoryDataset.from_arrays(**arrays, metadata=metadata)
+    record = dataset_record(dataset, {"train": dataset})
+    assert record["return_quantiles"][0] == 0.0 and record["return_quantiles"][-1] == 3.0
+    (kind,) = record["behaviours"]
+    assert (kind["name"], kind["n_episodes"], kind["return_mean"]) == ("unnamed", 2, 1.5)
+    text = Page(render_report({"dataset": record}, {})).text
+    assert "&lt;b&gt;mine" in render_report({"dataset": record}, {})
+    for said in ('arguments {"wind": 1}', "state and action size 3 and 2", "step limit 9"):
+        assert said in text
+    assert "unnamed 2 1.50 0.00 3.00 3" in text
 
 
 def test_light_dark_and_paper(results):

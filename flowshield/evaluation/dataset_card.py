@@ -1,0 +1,138 @@
+"""What the data are: the record of results.json, and the report's tables of it."""
+
+__all__ = ["dataset_record", "dataset_tables"]
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowshield.data import TrajectoryDataset
+from flowshield.evaluation.report_table import ReportTable
+from flowshield.evaluation.wording import MISSING, decimals_for, number
+
+_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def dataset_record(
+    dataset: TrajectoryDataset, parts: Mapping[str, TrajectoryDataset]
+) -> dict[str, Any]:
+    """What the data are.
+
+    Args:
+        dataset: The whole.
+        parts: Its split.
+    """
+    returns, metadata = dataset.episode_returns, dataset.metadata
+    kinds = _by_behaviour(dataset)
+    return {
+        "env": metadata.get("env"),
+        "behaviour": ", ".join(f"{k['n_episodes'] / len(returns):.0%} {k['name']}" for k in kinds),
+        "seed": metadata.get("seed"),
+        "n_episodes": dataset.n_episodes,
+        "n_transitions": len(dataset),
+        "n_truncated": dataset.n_truncated,
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_max": float(returns.max()),
+        "length_mean": float(dataset.episode_lengths.mean()),
+        "state_dim": dataset.state_dim,
+        "action_dim": dataset.action_dim,
+        "return_quantiles": _quantiles(returns),
+        "length_quantiles": _quantiles(dataset.episode_lengths),
+        "behaviours": kinds,
+        "metadata": dict(metadata),
+        "splits": {name: part.n_episodes for name, part in parts.items()},
+    }
+
+
+def dataset_tables(dataset: Mapping[str, Any]) -> tuple[ReportTable, ReportTable]:
+    """The card and the behaviours.
+
+    Args:
+        dataset: "dataset" of results.json, from `dataset_record`; parts of it may be missing.
+    """
+    return _card(dataset), _behaviours(dataset)
+
+
+def _card(dataset: Mapping[str, Any]) -> ReportTable:
+    metadata = dataset.get("metadata") or {}
+    sizes = tuple(f"{dataset.get(f'{name}_dim', MISSING)}" for name in ("state", "action"))
+    splits = ", ".join(f"{n} {name}" for name, n in (dataset.get("splits") or {}).items())
+    known = {
+        "environment": dataset.get("env"),
+        "Gymnasium id": metadata.get("env_id"),
+        "arguments": _json(metadata.get("env_kwargs")),
+        "step limit": metadata.get("max_episode_steps"),
+        "state and action size": None if MISSING in sizes else " and ".join(sizes),
+        "seed of the collection": dataset.get("seed"),
+        "episodes": dataset.get("n_episodes"),
+        "steps": dataset.get("n_transitions"),
+        "episodes cut off by the step limit": dataset.get("n_truncated"),
+        "returns": _spread(dataset.get("return_quantiles")),
+        "lengths, steps": _spread(dataset.get("length_quantiles")),
+        "split by episode": splits or None,
+        "behaviour": _json(metadata.get("behaviour")),
+        "made by flowshield": metadata.get("flowshield_version"),
+    }
+    rows = tuple((name, str(value)) for name, value in known.items() if value is not None)
+    return ReportTable(
+        "Dataset card",
+        "Returns and lengths: the quantiles at 0, 5, 25, 50, 75, 95 and 100%.",
+        ("", "value"),
+        rows,
+        prose=True,
+    )
+
+
+def _behaviours(dataset: Mapping[str, Any]) -> ReportTable:
+    kinds = dataset.get("behaviours") or ()
+    decimals = decimals_for(kind.get("return_max") for kind in kinds)
+    rows = tuple(
+        (
+            str(kind.get("name", MISSING)),
+            str(kind.get("n_episodes", MISSING)),
+            *(number(kind.get(f"return_{end}"), decimals) for end in ("mean", "min", "max")),
+            number(kind.get("length_mean"), 0),
+        )
+        for kind in kinds
+    )
+    header = ("behaviour", "episodes", "mean return", "least", "most", "steps")
+    return ReportTable("Behaviours in the data", "", header, rows)
+
+
+def _by_behaviour(dataset: TrajectoryDataset) -> list[dict[str, Any]]:
+    """The behaviours that were drawn, the most frequent first."""
+    drawn = np.asarray(dataset.behaviours, dtype=str)
+    names, counts = np.unique(drawn, return_counts=True)
+    kinds = []
+    for i in np.argsort(-counts, kind="stable"):
+        returns = dataset.episode_returns[drawn == names[i]]
+        kinds.append(
+            {
+                "name": names[i].replace("_", " ") or "unnamed",
+                "n_episodes": int(counts[i]),
+                "return_mean": float(returns.mean()),
+                "return_min": float(returns.min()),
+                "return_max": float(returns.max()),
+                "length_mean": float(dataset.episode_lengths[drawn == names[i]].mean()),
+            }
+        )
+    return kinds
+
+
+def _quantiles(values: NDArray[Any]) -> list[float]:
+    return [float(value) for value in np.quantile(values, (0.0, *_LEVELS, 1.0))]
+
+
+def _spread(quantiles: list[float] | None) -> str | None:
+    if not quantiles:
+        return None
+    decimals = decimals_for(quantiles)
+    return ", ".join(number(value, decimals) for value in quantiles)
+
+
+def _json(value: Any) -> str | None:
+    return json.dumps(value) if value else None
