@@ -11,7 +11,7 @@ from flowshield.cli.command import Command
 from flowshield.progress import Reporter
 
 if TYPE_CHECKING:
-    from flowshield.pipeline.filming import FilmSettings
+    from flowshield.pipeline import FilmSettings
 
 _DESCRIPTION = """\
 Films one command from one start, side by side without and with a shield: the same seed, agent and
@@ -39,8 +39,7 @@ def _film(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     import torch
 
-    from flowshield.pipeline.filming import film
-    from flowshield.pipeline.trained_run import TrainedRun
+    from flowshield.pipeline import TrainedRun, film
 
     settings = _settings(parsed.settings)
     run = TrainedRun(parsed.run_dir)
@@ -57,7 +56,7 @@ def _settings(given: "Sequence[str]") -> "FilmSettings":
     from omegaconf.errors import OmegaConfBaseException
 
     from flowshield.errors import UsageError, unknown_name
-    from flowshield.pipeline.filming import FilmSettings
+    from flowshield.pipeline import FilmSettings
 
     known = [field.name for field in fields(FilmSettings)]
     for word in given:

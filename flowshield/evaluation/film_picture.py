@@ -18,6 +18,8 @@ _LEAST_WIDTH = 360  # of a side: below it the text is hard to read
 _LABEL_WIDTH = 84
 _BACKGROUND, _TEXT, _FAINT = (22, 24, 29), (235, 235, 235), (160, 166, 173)
 _GOOD, _BAD = (98, 210, 130), (255, 122, 112)
+# of an outcome; whether running out of time is bad, the environment does not say
+_END_COLOURS = {"crashed": _BAD, "time out": (236, 190, 90)}
 
 
 def film_picture(sides: tuple[FilmedEpisode, FilmedEpisode], step: int, title: str) -> Image.Image:
@@ -96,7 +98,7 @@ def _write_end(
     height = _END_SIZE + 2 * _MARGIN
     end = number(episode.return_after(episode.length), 1)
     text = f"{episode.outcome} after {episode.length} steps, return {end}"
-    colour = _BAD if episode.outcome in ("crashed", "time out") else _GOOD
+    colour = _END_COLOURS.get(episode.outcome, _GOOD)
     draw.rectangle((left, top, left + width - 1, top + height), fill=colour)
     room = width - 2 * _MARGIN
     _write(draw, (left + _MARGIN, top + _MARGIN - 2), text, _BACKGROUND, _END_SIZE, room)

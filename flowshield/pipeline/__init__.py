@@ -3,18 +3,21 @@
 from flowshield.pipeline.asking import Question, ask
 from flowshield.pipeline.collecting import collect, dataset_path
 from flowshield.pipeline.evaluating import evaluate
+from flowshield.pipeline.filming import FilmSettings, film
 from flowshield.pipeline.main_job import run
 from flowshield.pipeline.trained_run import TrainedRun
 from flowshield.pipeline.training import train
 from flowshield.pipeline.tuning import tune
 
 __all__ = [
+    "FilmSettings",
     "Question",
     "TrainedRun",
     "ask",
     "collect",
     "dataset_path",
     "evaluate",
+    "film",
     "run",
     "train",
     "tune",

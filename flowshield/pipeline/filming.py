@@ -19,7 +19,7 @@ from flowshield.progress import Reporter
 
 @dataclass(frozen=True)
 class FilmSettings:
-    """What to film.
+    """What to film; values out of range raise a UsageError.
 
     Attributes:
         command: (horizon in steps, return in raw reward), asked for at the start.
@@ -35,12 +35,8 @@ class FilmSettings:
     out: str | None = None
     max_mb: float = 10.0
 
-    def check(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            UsageError: A value is out of range.
-        """
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
         horizon, target = self.command
         if not (1 <= horizon < math.inf and math.isfinite(target)):
             raise UsageError(
@@ -69,9 +65,8 @@ def film(run: TrainedRun, settings: FilmSettings, reporter: Reporter) -> Path:
         The file.
 
     Raises:
-        UsageError: The settings are wrong, or the environment gives no pictures.
+        UsageError: There is no such shield, or the environment gives no pictures.
     """
-    settings.check()
     name, shield = run.shield(settings.shield)
     agent = run.agent()
     title = f"with the {shield_label(name)} shield"
