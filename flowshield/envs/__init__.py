@@ -5,8 +5,11 @@ from flowshield.envs.cartpole import CartPoleWrapper
 from flowshield.envs.geometric_chain import GeometricChainAnswer, GeometricChainWrapper
 from flowshield.envs.gridworld import GridworldWrapper
 from flowshield.envs.gridworld_answer import ExactFrontier, GridworldAnswer
+from flowshield.envs.highway import HighwayWrapper
+from flowshield.envs.hopper import HopperWrapper
 from flowshield.envs.known_answer import KnownAnswer
-from flowshield.envs.lunarlander import LunarLanderWrapper
+from flowshield.envs.lunarlander import DiscreteLunarLanderWrapper, LunarLanderWrapper
+from flowshield.envs.pendulum import PendulumWrapper
 from flowshield.envs.registry import env_maker, get_env_info, list_envs, make_env, register_env
 from flowshield.envs.wrapper import EnvWrapper
 
@@ -14,14 +17,18 @@ __all__ = [
     "CartPoleWrapper",
     "ContinuousEnvWrapper",
     "DiscreteEnvWrapper",
+    "DiscreteLunarLanderWrapper",
     "EnvWrapper",
     "ExactFrontier",
     "GeometricChainAnswer",
     "GeometricChainWrapper",
     "GridworldAnswer",
     "GridworldWrapper",
+    "HighwayWrapper",
+    "HopperWrapper",
     "KnownAnswer",
     "LunarLanderWrapper",
+    "PendulumWrapper",
     "env_maker",
     "get_env_info",
     "list_envs",

@@ -1,8 +1,9 @@
 """Gymnasium's `make`, with errors that say what to do."""
 
-__all__ = ["make_gymnasium_env"]
+__all__ = ["demand_package", "make_gymnasium_env"]
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,19 @@ def make_gymnasium_env(name: str, known: Iterable[str] = (), **kwargs: Any) -> g
         raise ConfigError(
             f"environment {name!r} cannot be made with these arguments: {error}"
         ) from error
+
+
+def demand_package(name: str, *, extra: str, env: str) -> None:
+    """Checks that a package of one of our extras is installed.
+
+    Raises:
+        ConfigError: It is not; the message says how to install it.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(
+            f"environment {env!r} needs the package {name}, which is not installed: "
+            f'pip install "flowshield[{extra}]"'
+        )
 
 
 def _unknown_env(name: str, known: Iterable[str]) -> ConfigError:

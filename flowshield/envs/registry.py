@@ -12,23 +12,32 @@ from flowshield.envs.action_spaces import wrap_env
 from flowshield.envs.cartpole import CartPoleWrapper
 from flowshield.envs.geometric_chain import GeometricChainWrapper
 from flowshield.envs.gridworld import GridworldWrapper
-from flowshield.envs.lunarlander import LunarLanderWrapper
+from flowshield.envs.highway import HighwayWrapper
+from flowshield.envs.hopper import HopperWrapper
+from flowshield.envs.lunarlander import DiscreteLunarLanderWrapper, LunarLanderWrapper
 from flowshield.envs.making import make_gymnasium_env
+from flowshield.envs.pendulum import PendulumWrapper
 from flowshield.envs.wrapper import EnvWrapper
 from flowshield.errors import ConfigError
 
 # Gymnasium's ids lead to the same wrappers, whose knowledge would be lost otherwise.
 _ALIASES = {
     "CartPole-v1": "cartpole",
+    "Hopper-v5": "hopper",
     "LunarLander-v3": "lunarlander",
     "LunarLanderContinuous-v3": "lunarlander",
+    "Pendulum-v1": "pendulum",
 }
 
 _WRAPPERS: dict[str, Callable[..., EnvWrapper]] = {
     "cartpole": CartPoleWrapper,
     "geometric_chain": GeometricChainWrapper,
     "gridworld": GridworldWrapper,
+    "highway": HighwayWrapper,
+    "hopper": HopperWrapper,
     "lunarlander": LunarLanderWrapper,
+    "lunarlander_discrete": DiscreteLunarLanderWrapper,
+    "pendulum": PendulumWrapper,
 }
 
 

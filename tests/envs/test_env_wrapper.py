@@ -67,13 +67,13 @@ def test_step_limit_of_a_time_limit_around_an_unregistered_environment():
 
 
 def test_the_base_class_lends_no_knowledge():
-    env = make_env("Pendulum-v1")
+    env = make_env("MountainCarContinuous-v0")
     assert not env.has_controller
     assert not env.knows_crash
     assert not env.crashed(True, -100.0)
-    assert env.return_bound(np.zeros((4, 3))) is None
-    with pytest.raises(ConfigError, match="'Pendulum-v1' brings no controller"):
-        env.controller(np.zeros(3))
+    assert env.return_bound(np.zeros((4, 2))) is None
+    with pytest.raises(ConfigError, match="'MountainCarContinuous-v0' brings no controller"):
+        env.controller(np.zeros(2))
 
 
 def test_discrete_actions_are_refused():

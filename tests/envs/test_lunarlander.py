@@ -111,3 +111,17 @@ def test_controller_gives_float32_inside_the_bounds():
 def test_discrete_actions_are_refused():
     with pytest.raises(ConfigError, match="continuous=False"):
         LunarLanderWrapper(continuous=False)
+    with pytest.raises(ConfigError, match="'lunarlander'"):
+        make_env("lunarlander_discrete", continuous=True)
+
+
+def test_the_discrete_lander_lands_and_has_the_same_bound():
+    env = make_env("lunarlander_discrete")
+    assert (env.name, env.state_dim, env.n_actions) == ("lunarlander_discrete", 8, 4)
+    dataset = DataCollector(env, env.controller).collect(6, seed=2)
+    assert np.median(dataset.episode_returns) > 200
+    bound = env.return_bound(dataset.states)
+    assert (dataset.commands[:, 1] <= bound).all()
+    np.testing.assert_array_equal(bound, make_env("lunarlander").return_bound(dataset.states))
+    again = make_env(env.name, **env.make_kwargs)
+    np.testing.assert_array_equal(again.reset(seed=5)[0], env.reset(seed=5)[0])
