@@ -125,6 +125,26 @@ def test_minari_reads_what_flowshield_writes(lander):
         np.testing.assert_array_equal(episode.observations[0], first)
 
 
+def test_discrete_actions_come_back():
+    cartpole = DataCollector(make_env("CartPole-v1")).collect(3, seed=0)
+    cartpole.save("minari:cartpole-v0")
+    assert_same(TrajectoryDataset("minari:cartpole-v0"), cartpole)
+    dataset = minari.load_dataset("cartpole-v0")
+    assert dataset.action_space == gym.spaces.Discrete(2)
+    assert dataset[0].actions.tolist() == cartpole.actions[: len(dataset[0]), 0].tolist()
+    assert dataset.recover_environment().action_space == dataset.action_space
+
+
+def test_discrete_actions_of_minari_come_back():
+    steps = {"actions": np.array([2, 0, 1, 2]), "rewards": np.ones(4)}
+    write([an_episode(**steps)], box(3), gym.spaces.Discrete(3))
+    read = TrajectoryDataset("minari:other-v0")
+    assert read.n_actions == 3 and read.actions.tolist() == [[2], [0], [1], [2]]
+    assert read.metadata["minari"]["not_kept"] == []
+    read.save("minari:again-v0")
+    assert_same_minari(minari.load_dataset("other-v0"), minari.load_dataset("again-v0"))
+
+
 @BY_MINARI
 def test_what_minari_collected_comes_back(root, made):
     made(root)
@@ -151,13 +171,10 @@ def test_what_minari_collected_trains_with_nothing_else(root, made, capsys):
     assert "wrote random-v0.npz: 30 episodes, 600 steps" in capsys.readouterr().out
     small = ["n_epochs=1", "shield_epochs=1", "model.hidden_dim=16", "calibration.alpha=0.2"]
     here = ["device=cpu", "ray.num_workers=0", "shield=quantile"]
-    for number, path in enumerate(["random-v0.npz", PENDULUM]):
-        folder = f"run{number}"
-        line = ["train", f"run_dir={folder}", f"data.path={path}", *small, *here]
-        assert main(line) == 0
-        assert {"agent.pt", "quantile.pt"} <= {
-            file.name for file in Path(folder, "models").iterdir()
-        }
+    assert main(["train", "run_dir=run", "data.path=random-v0.npz", *small, *here]) == 0
+    assert {"agent.pt", "quantile.pt"} <= {file.name for file in Path("run", "models").iterdir()}
+    assert main(["collect", "run_dir=other", f"data.path={PENDULUM}", "device=cpu"]) == 0
+    assert f"found {PENDULUM}: 30 episodes, 600 steps" in capsys.readouterr().out
 
 
 def write(episodes, observations, actions, name="other-v0", data_format="hdf5", **facts):
@@ -234,6 +251,7 @@ def test_final_states_that_nobody_recorded_stay_unknown():
         (gym.spaces.Tuple([box(2)]), box(2), r"Tuple\(.*supported are Box observations"),
         (gym.spaces.Discrete(3), box(2), r"Discrete\(3\).*supported are Box observations"),
         (gym.spaces.Box(0, 255, (64, 64, 3), np.uint8), box(2), "images"),
+        (box(3), gym.spaces.Discrete(3, start=1), r"Discrete\(3, start=1\)"),
         (box(3), gym.spaces.MultiBinary(2), "supported are one-dimensional Box actions"),
         (box(3), box(2, 2), "supported are one-dimensional Box actions"),
     ],

@@ -13,11 +13,9 @@ import numpy as np
 
 import flowshield
 from flowshield.data.arrays import TrajectoryArrays
-from flowshield.data.minari.spaces import read_spaces
+from flowshield.data.minari.spaces import Actions, action_shape, read_spaces
 from flowshield.envs import make_env
 from flowshield.errors import ConfigError, DataError
-
-_TYPES = {"observations": "float32", "actions": "float32", "rewards": "float64"}
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,9 @@ class Description:
     """
 
     observation_space: gym.spaces.Box
-    action_space: gym.spaces.Box
+    action_space: Actions
     facts: dict[str, Any]
-    dtypes: Mapping[str, str] = field(default_factory=lambda: _TYPES)
+    dtypes: Mapping[str, str]
     episodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -54,10 +52,12 @@ def _as_before(arrays: TrajectoryArrays, kept: Mapping[str, Any]) -> Description
     facts = dict(kept["dataset"])
     states, actions = read_spaces(facts, "the metadata")
     sizes = (arrays.states.shape[1], arrays.actions.shape[1])
-    if (math.prod(states.shape), *actions.shape) != sizes:
+    discrete = isinstance(actions, gym.spaces.Discrete)
+    fits = (math.prod(states.shape), math.prod(action_shape(actions))) == sizes
+    if not fits or discrete != (arrays.actions.dtype.kind == "i"):
         raise DataError(
-            f"the metadata's spaces, {states} and {actions}, do not fit states and actions of "
-            f"{sizes[0]} and {sizes[1]} numbers"
+            f"the metadata's spaces, {states} and {actions}, do not fit states of {sizes[0]} and "
+            f"actions of {sizes[1]} numbers, {arrays.actions.dtype}"
         )
     del facts["observation_space"], facts["action_space"]
     for name in ("author", "author_email"):
@@ -67,7 +67,7 @@ def _as_before(arrays: TrajectoryArrays, kept: Mapping[str, Any]) -> Description
 
 
 def _of_environment(arrays: TrajectoryArrays) -> Description:
-    states, actions = _unbounded(arrays.states.shape[1]), _bounded_actions(arrays)
+    states, actions = _unbounded(arrays.states.shape[1]), _actions(arrays)
     facts = {}
     env = _environment(arrays.metadata)
     if env is not None:
@@ -83,7 +83,13 @@ def _of_environment(arrays: TrajectoryArrays) -> Description:
     )
     if behaviours:
         facts["algorithm_name"] = behaviours
-    return Description(states, actions, facts)
+    columns = {
+        "observations": arrays.states,
+        "actions": arrays.actions,
+        "rewards": arrays.rewards,
+    }
+    dtypes = {name: str(values.dtype) for name, values in columns.items()}
+    return Description(states, actions, facts, dtypes)
 
 
 def _environment(metadata: Mapping[str, Any]) -> gym.Env[Any, Any] | None:
@@ -119,7 +125,9 @@ def _unbounded(size: int) -> gym.spaces.Box:
     return gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
 
-def _bounded_actions(arrays: TrajectoryArrays) -> gym.spaces.Box:
+def _actions(arrays: TrajectoryArrays) -> Actions:
+    if arrays.actions.dtype.kind == "i":
+        return gym.spaces.Discrete(arrays.metadata["n_actions"])
     size = arrays.actions.shape[1]
     low, high = arrays.metadata.get("action_low"), arrays.metadata.get("action_high")
     if low is None or high is None or len(low) != size:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowshield.data.arrays import TrajectoryArrays, checked_arrays
+from flowshield.data.minari.spaces import Actions
 from flowshield.errors import FileFormatError
 
 COUNTED = ("total_episodes", "total_steps", "dataset_size", "data_format", "jpeg_encoding")
@@ -22,7 +23,7 @@ _ARRAYS = ("observations", "actions", "rewards")
 def trajectories(
     source: str,
     facts: Mapping[str, Any],
-    actions: gym.spaces.Box,
+    actions: Actions,
     episodes: Sequence[Mapping[str, Any]],
     told: Sequence[Mapping[str, Any]],
 ) -> TrajectoryArrays:
@@ -85,12 +86,14 @@ def _labels(told: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
 def _described(
     source: str,
     facts: Mapping[str, Any],
-    actions: gym.spaces.Box,
+    actions: Actions,
     told: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The metadata of a dataset that is not ours: in our words, and in Minari's under "minari"."""
     metadata = _environment(source, facts.get("env_spec"))
-    if np.isfinite([actions.low, actions.high]).all():
+    if isinstance(actions, gym.spaces.Discrete):
+        metadata["n_actions"] = int(actions.n)
+    elif np.isfinite([actions.low, actions.high]).all():
         metadata["action_low"] = actions.low.tolist()
         metadata["action_high"] = actions.high.tolist()
     metadata["minari"] = {
@@ -137,7 +140,8 @@ def _not_kept(
     infos = sorted({name for episode in episodes for name in episode["infos"] or ()})
     if infos:
         notes.append(f"the infos {', '.join(infos)}, which nothing here reads")
-    for name in ("observations", "actions"):
+    discrete = columns["actions"].ndim == 1  # whole numbers, which stay what they are
+    for name in ("observations",) if discrete else ("observations", "actions"):
         values = columns[name]
         if values.dtype.kind in "fiu" and (values.astype(np.float32) != values).any():
             notes.append(f"the digits of {values.dtype} {name} that float32 does not hold")

@@ -14,7 +14,7 @@ from flowshield.data.minari.facts import read_facts
 from flowshield.data.minari.hdf5 import check_hdf5
 from flowshield.data.minari.layout import trajectories
 from flowshield.data.minari.place import dataset_folder, dataset_id
-from flowshield.data.minari.spaces import read_spaces
+from flowshield.data.minari.spaces import action_shape, read_spaces
 from flowshield.errors import DataError, FileFormatError, ShapeError
 
 
@@ -48,7 +48,7 @@ def load_minari(path: str | os.PathLike[str]) -> TrajectoryArrays:
     episodes, told = _read_episodes(folder, facts)
     for number, episode in enumerate(episodes):
         where = f"{path}: episode {number}"
-        _check_episode(episode, observation_space.shape, action_space.shape, where)
+        _check_episode(episode, observation_space.shape, action_shape(action_space), where)
     return trajectories(str(path), facts, action_space, episodes, told)
 
 

@@ -1,6 +1,6 @@
 """The spaces of a Minari dataset, and which of them trajectories can hold."""
 
-__all__ = ["read_spaces"]
+__all__ = ["Actions", "action_shape", "read_spaces"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,10 @@ import numpy as np
 
 from flowshield.errors import DataError, FileFormatError
 
+Actions = gym.spaces.Box | gym.spaces.Discrete
 
-def read_spaces(facts: Mapping[str, Any], source: object) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+
+def read_spaces(facts: Mapping[str, Any], source: object) -> tuple[gym.spaces.Box, Actions]:
     """The observation and the action space that Minari wrote as JSON.
 
     Args:
@@ -34,11 +36,19 @@ def read_spaces(facts: Mapping[str, Any], source: object) -> tuple[gym.spaces.Bo
             f"{source}: its observations are images, {observations}; supported are Box "
             "observations that dense layers can read: record features instead"
         )
-    if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
-        raise DataError(
-            f"{source}: its actions are {actions}; supported are one-dimensional Box actions"
-        )
-    return observations, actions
+    if isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1:
+        return observations, actions
+    if isinstance(actions, gym.spaces.Discrete) and actions.start == 0:
+        return observations, actions
+    raise DataError(
+        f"{source}: its actions are {actions}; supported are one-dimensional Box actions and "
+        "discrete ones that count from 0"
+    )
+
+
+def action_shape(space: Actions) -> tuple[int, ...]:
+    """Shape of one action: [] where it is a whole number."""
+    return () if isinstance(space, gym.spaces.Discrete) else space.shape
 
 
 def _read(text: str, source: object) -> gym.Space[Any]:

@@ -15,6 +15,7 @@ from flowshield.data.arrays import TrajectoryArrays
 from flowshield.data.minari.description import Description, describe
 from flowshield.data.minari.facts import FORMAT_VERSION
 from flowshield.data.minari.place import dataset_folder, dataset_id
+from flowshield.data.minari.spaces import action_shape
 from flowshield.data.seeding import draw_env_seed, episode_generator
 from flowshield.errors import ConfigError, DataError
 
@@ -84,6 +85,8 @@ def _episodes(arrays: TrajectoryArrays, description: Description) -> Iterator[An
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     dtypes = description.dtypes
+    one_state = description.observation_space.shape
+    one_action = action_shape(description.action_space)
     for number, (start, end) in enumerate(zip(arrays.starts, arrays.ends, strict=True)):
         steps = slice(start, end + 1)
         states = arrays.states[steps]
@@ -91,11 +94,11 @@ def _episodes(arrays: TrajectoryArrays, description: Description) -> Iterator[An
         if arrays.final_states is not None:
             final = arrays.final_states[number]
         observations = np.vstack([states, final])
-        shape = description.observation_space.shape
+        actions = arrays.actions[steps]
         index = int(arrays.indices[number])
         rows: dict[str, Any] = {
-            "observations": observations.reshape(-1, *shape).astype(dtypes["observations"]),
-            "actions": arrays.actions[steps].astype(dtypes["actions"]),
+            "observations": observations.reshape(-1, *one_state).astype(dtypes["observations"]),
+            "actions": actions.reshape(-1, *one_action).astype(dtypes["actions"]),
             "rewards": arrays.rewards[steps].astype(dtypes["rewards"]),
             "terminations": arrays.terminated[steps],
             "truncations": arrays.truncated[steps],
