@@ -114,7 +114,10 @@ def remove_leftovers(folder: Path) -> list[Path]:
     Returns:
         What was removed.
     """
-    found = sorted(folder.rglob(f".*{_SUFFIX}"))
+    # walk, not rglob, which fails where Ray's last processes still take folders away
+    walk = os.walk(folder)
+    names = (Path(place, name) for place, _, files in walk for name in files)
+    found = sorted(p for p in names if p.name.startswith(".") and p.suffix == _SUFFIX)
     for path in found:
         path.unlink(missing_ok=True)
     return found

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +147,17 @@ class RunFolder:
         start = time.perf_counter()
         try:
             yield
-        finally:
-            timings = read_json(self.timings) if self.timings.exists() else {}
-            timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start
-            write_json(self.timings, timings)
-            self.send()
+        except BaseException:
+            with suppress(OSError):  # a disk that is full for the body is full for this, too
+                self._add_seconds(stage, time.perf_counter() - start)
+            raise
+        self._add_seconds(stage, time.perf_counter() - start)
+
+    def _add_seconds(self, stage: str, seconds: float) -> None:
+        timings = read_json(self.timings) if self.timings.exists() else {}
+        timings[stage] = timings.get(stage, 0.0) + seconds
+        write_json(self.timings, timings)
+        self.send()
 
 
 def load_config(overrides: Sequence[str], name: str = "run") -> tuple[DictConfig, RunFolder]:

@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flowshield.data.episode import Episode
-from flowshield.data.hindsight import episode_ends
+from flowshield.data.hindsight import (
+    compute_hindsight_commands,
+    episode_ends,
+    place_of_step,
+)
 from flowshield.errors import DataError, ShapeError
 
 _Real = TypeVar("_Real", bound=np.floating[Any])
@@ -152,12 +156,12 @@ def checked_arrays(
         metadata: What is known about the whole.
 
     Raises:
-        DataError: The data are empty, hold NaN or infinite numbers, no numbers at all, flags that
-            are neither 0 nor 1, discrete actions that there are not, or no finished episode.
+        DataError: The data are empty, hold NaN or infinite numbers or returns, no numbers at all,
+            flags that are neither 0 nor 1, discrete actions that there are not, or no finished
+            episode.
         ShapeError: An array has another shape than said above.
     """
-    checked_states = _numbers(states, "states", source, (None, None), np.float32)
-    n_steps, state_dim = checked_states.shape
+    n_steps, state_dim = _shaped(states, "states", source, (None, None)).shape
     ended = _flags(terminated, "terminated", source, n_steps)
     cut = _flags(
         np.zeros(n_steps) if truncated is None else truncated, "truncated", source, n_steps
@@ -165,11 +169,13 @@ def checked_arrays(
     ends = _finished_ends(ended, cut, source)
     n = len(ends)
     cut[-1] |= not ended[-1]
+    checked_rewards = _numbers(rewards, "rewards", source, (n_steps,), np.float64, ends)
+    _check_returns(checked_rewards, ended | cut, source)
     return _counted(
         TrajectoryArrays(
-            states=checked_states,
-            actions=_actions(actions, source, n_steps, (metadata or {}).get("n_actions")),
-            rewards=_numbers(rewards, "rewards", source, (n_steps,), np.float64),
+            states=_numbers(states, "states", source, (n_steps, state_dim), np.float32, ends),
+            actions=_actions(actions, source, ends, (metadata or {}).get("n_actions")),
+            rewards=checked_rewards,
             terminated=ended,
             truncated=cut,
             ends=ends,
@@ -182,6 +188,16 @@ def checked_arrays(
             metadata=metadata or {},
         )
     )
+
+
+def _check_returns(rewards: NDArray[np.float64], dones: NDArray[np.bool_], source: str) -> None:
+    """Refuses rewards that are finite one by one and not summed up, before they are split."""
+    if np.abs(rewards).max() * len(rewards) < np.finfo(np.float32).max:
+        return
+    try:
+        compute_hindsight_commands(rewards, dones)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
 
 
 def _counted(arrays: TrajectoryArrays) -> TrajectoryArrays:
@@ -220,32 +236,42 @@ def _shaped(
 
 
 def _numbers(
-    values: ArrayLike, name: str, source: str, shape: tuple[int | None, ...], dtype: type[_Real]
+    values: ArrayLike,
+    name: str,
+    source: str,
+    shape: tuple[int | None, ...],
+    dtype: type[_Real],
+    ends: NDArray[np.intp] | None = None,
 ) -> NDArray[_Real]:
+    """Numbers of each step where there are `ends`, else of each episode."""
     array = _shaped(values, name, source, shape)
     if array.dtype.kind not in "fiub":
         raise DataError(f"{source}: expected numbers as {name}, got {array.dtype}")
-    numbers = array.astype(dtype)
+    with np.errstate(over="ignore"):  # what does not fit is infinite, and named below
+        numbers = array.astype(dtype)
     finite = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
     if not finite.all():
         place = int(np.argmin(finite))
+        where = f"episode {place}" if ends is None else place_of_step(place, ends)
         raise DataError(
-            f"{source}: {name}[{place}] is {array[place].tolist()}; expected finite numbers: "
-            f"remove its episode ({int((~finite).sum())} such entries in all)"
+            f"{source}: {name}[{place}] is {array[place].tolist()} ({where}); expected finite "
+            f"numbers that {np.dtype(dtype)} can hold: remove its episode "
+            f"({int((~finite).sum())} such entries in all)"
         )
     return numbers
 
 
 def _actions(
-    values: ArrayLike, source: str, n_steps: int, n_actions: Any
+    values: ArrayLike, source: str, ends: NDArray[np.intp], n_actions: Any
 ) -> NDArray[np.float32] | NDArray[np.int64]:
+    n_steps = int(ends[-1]) + 1
     if n_actions is None:
-        return _numbers(values, "actions", source, (n_steps, None), np.float32)
+        return _numbers(values, "actions", source, (n_steps, None), np.float32, ends)
     if type(n_actions) is not int or n_actions < 1:
         raise DataError(f"{source}: expected n_actions >= 1 in the metadata, got {n_actions!r}")
     one_a_step = np.ndim(values) == 1
     shape = (n_steps,) if one_a_step else (n_steps, 1)
-    numbers = _numbers(values, "actions", source, shape, np.float64)
+    numbers = _numbers(values, "actions", source, shape, np.float64, ends)
     wrong = (numbers < 0) | (numbers >= n_actions) | (numbers % 1 != 0)
     if wrong.any():
         raise DataError(

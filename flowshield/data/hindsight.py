@@ -1,6 +1,11 @@
 """Commands that an episode has, in hindsight, obeyed: (horizon H, return R)."""
 
-__all__ = ["compute_hindsight_commands", "episode_ends", "sample_future_commands"]
+__all__ = [
+    "compute_hindsight_commands",
+    "episode_ends",
+    "place_of_step",
+    "sample_future_commands",
+]
 
 from typing import Any
 
@@ -26,7 +31,8 @@ def compute_hindsight_commands(rewards: ArrayLike, dones: ArrayLike) -> NDArray[
 
     Raises:
         ShapeError: The arrays are not one-dimensional or differ in length.
-        DataError: They are empty, a reward is NaN or infinite, or a flag is neither 0 nor 1.
+        DataError: They are empty, a reward or return is NaN or infinite, or a flag is neither 0
+            nor 1.
     """
     checked_rewards, flags = _check(rewards, dones)
     ends = episode_ends(flags)
@@ -34,7 +40,15 @@ def compute_hindsight_commands(rewards: ArrayLike, dones: ArrayLike) -> NDArray[
     sums = _anchored_sums(checked_rewards, ends)
     commands = np.empty((len(checked_rewards), 2), np.float32)
     commands[:, 0] = end_of_step - np.arange(len(end_of_step)) + 1
-    commands[:, 1] = sums[end_of_step] - sums + checked_rewards
+    with np.errstate(over="ignore", invalid="ignore"):  # named below
+        commands[:, 1] = sums[end_of_step] - sums + checked_rewards
+    finite = np.isfinite(commands[:, 1])
+    if not finite.all():
+        raise DataError(
+            f"the return from {place_of_step(int(np.argmin(finite)), ends)} on is no finite number "
+            f"that float32 can hold ({int((~finite).sum())} such steps in all): scale the rewards, "
+            "or remove the episode"
+        )
     return commands
 
 
@@ -85,6 +99,13 @@ def episode_ends(dones: NDArray[np.bool_]) -> NDArray[np.intp]:
     return ends if dones[-1] else np.append(ends, len(dones) - 1)
 
 
+def place_of_step(step: int, ends: NDArray[np.intp]) -> str:
+    """Which episode a step belongs to and which of its steps it is, for messages; both from 0."""
+    episode = int(np.searchsorted(ends, step))
+    first = int(ends[episode - 1]) + 1 if episode else 0
+    return f"episode {episode}, step {step - first}"
+
+
 def _end_of_step(ends: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.repeat(ends, np.diff(ends, prepend=-1))
 
@@ -113,9 +134,10 @@ def _check(rewards: ArrayLike, dones: ArrayLike) -> tuple[NDArray[np.float64], N
         raise DataError("expected at least one step, got empty rewards and dones")
     if not np.isfinite(checked).all():
         place = int(np.argmin(np.isfinite(checked)))
+        where = place_of_step(place, episode_ends(_as_flags(flags)))
         raise DataError(
-            f"reward {place} of {len(checked)} is {checked[place]}; expected finite numbers: "
-            "remove the episode it belongs to"
+            f"reward {place} of {len(checked)} is {checked[place]} ({where}); expected finite "
+            "numbers: remove the episode it belongs to"
         )
     return checked, _as_flags(flags)
 

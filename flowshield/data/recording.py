@@ -2,7 +2,7 @@
 
 __all__ = ["Recording"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -58,11 +58,7 @@ class Recording:
             self._ends[int(rows[place])] = end
 
     def episodes(self) -> list[Episode]:
-        """Gives the finished episodes in the order of their rows.
-
-        Raises:
-            DataError: A state or reward is NaN or infinite.
-        """
+        """Gives the finished episodes in the order of their rows."""
         rows = np.concatenate(self._rows)
         order = np.argsort(rows, kind="stable")  # stable: within an episode the steps stay in order
         cuts = np.cumsum(np.bincount(rows))[:-1]
@@ -75,25 +71,39 @@ class Recording:
             for row, arrays in enumerate(zip(states, actions, rewards, strict=True))
         ]
 
-    def explain_bad_actions(
+    def check_actions(self, rows: NDArray[np.intp], actions: NDArray[Any]) -> None:
+        """Refuses what a policy chose for the rows [k], actions [k, da], if it is not finite.
+
+        Raises:
+            DataError: It names the episode and the step.
+        """
+        if not np.isfinite(actions).all():
+            self._fail("action", actions, rows, self._steps_of)
+
+    def check_outcome(
         self,
         rows: NDArray[np.intp],
         states: NDArray[np.float32],
-        actions: NDArray[Any],
-    ) -> NoReturn:
-        """Raises the DataError for a step whose actions are not finite, blaming what came first.
+        rewards: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Refuses what an environment gave the rows [k] before anything follows from it.
 
         Args:
-            rows: Rows that are still running [k].
-            states: States that the policy saw [k, ds].
-            actions: Actions that it chose [k, da].
+            rows: Rows that have just been stepped, or reset.
+            states: Their new states [k, ds].
+            rewards: What the step brought [k]; None = it was a reset.
+
+        Raises:
+            DataError: One is NaN or infinite, or a reward that float32 does not hold.
         """
-        place = int(np.argmin(np.isfinite(actions).all(axis=1)))
-        what, values = "action", actions[place]
-        if not np.isfinite(states[place]).all():
-            what, values = "state", states[place]
-        row = int(rows[place])
-        self._fail(what, values, row, sum(int((earlier == row).sum()) for earlier in self._rows))
+        if rewards is not None:
+            with np.errstate(over="ignore"):
+                narrow = rewards.astype(np.float32)  # commands are counted down in it
+            if not np.isfinite(narrow).all():
+                self._fail("reward", narrow[:, None], rows, self._steps_of, rewards)
+        if not np.isfinite(states).all():
+            just = 0 if rewards is None else 1  # the step is not on record yet
+            self._fail("state", states, rows, lambda row: self._steps_of(row) + just)
 
     def _episode(
         self,
@@ -104,8 +114,6 @@ class Recording:
     ) -> Episode:
         final_state, terminated, truncated = self._ends[row]
         # Copies, so that an episode does not keep the arrays of its whole lockstep group alive.
-        self._check("state", np.vstack([states, final_state]), row)
-        self._check("reward", rewards, row)
         return Episode(
             states=states.copy(),
             final_state=final_state.copy(),
@@ -116,15 +124,23 @@ class Recording:
             index=int(self._indices[row]),
         )
 
-    def _check(self, what: str, values: NDArray[Any], row: int) -> None:
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        if not finite.all():
-            step = int(np.argmin(finite))
-            self._fail(what, values[step], row, step)
+    def _steps_of(self, row: int) -> int:
+        """How many steps of a row are on record."""
+        return sum(int((earlier == row).sum()) for earlier in self._rows)
 
-    def _fail(self, what: str, values: NDArray[Any], row: int, step: int) -> NoReturn:
+    def _fail(
+        self,
+        what: str,
+        values: NDArray[Any],
+        rows: NDArray[np.intp],
+        step_of: Callable[[int], int],
+        shown: NDArray[Any] | None = None,
+    ) -> NoReturn:
+        place = int(np.argmin(np.isfinite(values).all(axis=1)))
+        row = int(rows[place])
         source = "policy" if what == "action" else f"environment {self._env_name!r}"
+        value = (values if shown is None else shown)[place].tolist()
         raise DataError(
-            f"the {source} gave the {what} {values.tolist()} in environment {self._env_name!r}, "
-            f"episode {self._indices[row]}, step {step}; expected finite numbers: mend the {source}"
+            f"the {source} gave the {what} {value} in environment {self._env_name!r}, episode "
+            f"{self._indices[row]}, step {step_of(row)}; expected finite numbers: mend the {source}"
         )

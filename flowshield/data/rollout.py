@@ -72,12 +72,13 @@ def rollout(
     # an entry for each episode that plays now, where `rows` says which
     rows, steps_left = np.arange(len(envs)), limits.copy()
     states = np.stack([_reset(env, seed) for env, seed in zip(envs, seeds, strict=False)])
+    recording.check_outcome(rows, states)
     policy.begin(_of_all(states, len(seeds)))
     while len(rows):
         actions = envs[0].as_actions(policy.act(states, rows), len(rows))
-        if not np.isfinite(actions).all():
-            recording.explain_bad_actions(rows, states, actions)
+        recording.check_actions(rows, actions)
         next_states, rewards, terminated, truncated = _step(envs, rows, actions, render)
+        recording.check_outcome(rows, next_states, rewards)
         policy.observe(rewards, rows)
         recording.add(rows, states, actions, rewards)
         states = next_states
@@ -92,6 +93,7 @@ def rollout(
                 number = rows[place] % len(envs)
                 states[place] = _reset(envs[number], seeds[rows[place]])
                 steps_left[place] = limits[number]
+            recording.check_outcome(rows, states)
     return recording.episodes()
 
 

@@ -6,10 +6,13 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import ray
+
+from flowshield.scratch import ScratchFolder
 
 
 @contextmanager
@@ -23,11 +26,12 @@ def session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _start()
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with ScratchFolder() as temporary:
+        _start(temporary)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def count_cpus() -> int:
@@ -35,7 +39,7 @@ def count_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 0)))  # type: ignore[no-untyped-call]
 
 
-def _start() -> None:
+def _start(temporary: Path) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
         # Ray listens to the network, and does what it is told by whoever knows the token, which
@@ -47,9 +51,29 @@ def _start() -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray Train and Tune free what a killed worker held only where the dashboard runs
     dashboard: dict[str, Any] = {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    ray.init(
-        address="local" if address is None else address,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        **(dashboard if address is None else {}),
-    )
+    with _temporary_files(temporary) if address is None else nullcontext():
+        ray.init(
+            address="local" if address is None else address,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            **(dashboard if address is None else {}),
+        )
+
+
+@contextmanager
+def _temporary_files(folder: Path) -> Iterator[None]:
+    """Where processes that begin in the body put temporary files; Ray's logs stay where they were.
+
+    Of processes that are killed somebody must clear them away.
+    """
+    before = {name: os.environ.get(name) for name in ("TMPDIR", "RAY_TMPDIR")}
+    os.environ["RAY_TMPDIR"] = before["RAY_TMPDIR"] or before["TMPDIR"] or "/tmp"
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -40,9 +40,11 @@ class ContinuousEnvWrapper(EnvWrapper):
 
     def as_actions(self, values: Any, n_rows: int) -> NDArray[np.float32]:
         """Clips actions to the bounds; see `EnvWrapper.as_actions`."""
-        actions = np.asarray(values, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+            actions = np.asarray(values, dtype=np.float32)
         self._check_rows(actions, n_rows)
-        return np.minimum(np.maximum(actions, self.action_low), self.action_high)
+        clipped = np.minimum(np.maximum(actions, self.action_low), self.action_high)
+        return np.where(np.isfinite(actions), clipped, actions)
 
     def uniform_policy(self, rng: np.random.Generator) -> Callable[[Any], NDArray[Any]]:
         """Draws between the bounds; see `EnvWrapper.uniform_policy`."""

@@ -81,7 +81,7 @@ class EnvWrapper(gym.Wrapper[Any, Any, Any, Any], ABC):
             n_rows: How many there should be.
 
         Returns:
-            Actions [n_rows, action_dim] inside the action space; NaN stays NaN.
+            Actions [n_rows, action_dim] inside the action space; what is not finite stays.
 
         Raises:
             ShapeError: They have another shape.

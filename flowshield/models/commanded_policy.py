@@ -108,7 +108,11 @@ class CommandedPolicy:
 
     @torch.no_grad()
     def act(self, states: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Actions [k, action_dim] of the episodes `rows` [k] at states [k, state_dim]."""
+        """Actions [k, action_dim] of the episodes `rows` [k] at states [k, state_dim].
+
+        Raises:
+            DataError: The shield can compute nothing at a state: there is no action left.
+        """
         state = torch.as_tensor(states, dtype=torch.float32, device=self.device)
         index = torch.as_tensor(rows, device=self.device)
         command = self.commands[index]
@@ -132,6 +136,15 @@ class CommandedPolicy:
         self, shield: Projector, state: Tensor, command: Tensor, rows: np.ndarray
     ) -> Tensor:
         projection = shield.project_in_detail(state, command)
+        computed = projection.command.isfinite().all(dim=1)
+        if not bool(computed.all()):
+            first = int(computed.int().argmin())
+            raise DataError(
+                f"the shield can compute no command at all in row {int(rows[first])}, step "
+                f"{int(self.steps[rows[first]])}, state {state[first].tolist()} "
+                f"({int((~computed).sum())} of {len(rows)} rows): its weights are no numbers, or "
+                "the state is far from its data; train it again, or act without it"
+            )
         changed = projection.changed.cpu().numpy()
         first = self.steps[rows] == 0
         self.flagged[rows] += changed

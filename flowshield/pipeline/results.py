@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from flowshield import __version__
+from flowshield.atomic import atomic_write
 from flowshield.data import TrajectoryDataset
 from flowshield.evaluation import (
     Subjects,
@@ -87,9 +88,9 @@ def draw_figures(
     histories = {name: model["history"] for name, model in results["models"].items()}
     figures = {"returns": plot_returns(results["cells"]), **_of_the_shields(results, subjects)}
     figures["training"] = plot_training_curves(histories)
-    folder.figures.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(folder.figures / f"{name}.png", dpi=150)
+        with atomic_write(folder.figures / f"{name}.png") as file:
+            figure.savefig(file, dpi=150)
     return figures
 
 

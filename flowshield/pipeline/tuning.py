@@ -167,7 +167,8 @@ def _conclude(
         raise DataError(f"none of {len(trials)} trials finished; the best says: {best['error']}")
     with atomic_write(folder.sweep / "table.md") as file:
         file.write(sweep_markdown_table(results).encode())
-    plot_sweep(results).savefig(folder.sweep / "sweep.png", dpi=150)
+    with atomic_write(folder.sweep / "sweep.png") as file:
+        plot_sweep(results).savefig(file, dpi=150)
     folder.send()
     return results
 

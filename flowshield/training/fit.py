@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from flowshield.errors import ConfigError, DataError
 from flowshield.models.serialization import load_payload, save_payload
+from flowshield.training.divergence import check_epoch
 from flowshield.training.early_stopping import EarlyStopping
 from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.flat_parameters import FlatParameters
@@ -74,8 +75,8 @@ def fit(
         The history and the best epoch.
 
     Raises:
-        DataError: There are no rows, or the loss is no longer finite; the model then holds the
-            best weights so far.
+        DataError: There are no rows, or a loss or gradient is no longer finite (the message says
+            which and where); the model then holds the best weights so far.
         ConfigError: last.pt was written with other settings or other data.
     """
     worker = worker or InProcessWorker()
@@ -156,6 +157,7 @@ class _FitLoop:
         self.best_epoch, self.best_loss = 0, math.inf
         self.best_state = _snapshot(self.judged)
         self.best_is_saved = False
+        self.saved: str | None = None  # the last checkpoint, in words
 
     @property
     def finished(self) -> bool:
@@ -165,7 +167,7 @@ class _FitLoop:
         start = time.perf_counter()
         train_loss, gradient_norm = self._train_epoch()
         validation_loss = self._validate()
-        self._keep_best(train_loss, validation_loss)
+        self._keep_best(train_loss, gradient_norm, validation_loss)
         self.epoch += 1
         self.scheduler.step(self.epoch, validation_loss)
         self.stopped = self.stopping(validation_loss)
@@ -213,14 +215,21 @@ class _FitLoop:
     def _seed_noise(self, seed: int) -> None:
         seed_noise(seed, self.device)
 
-    def _keep_best(self, train_loss: float, validation_loss: float) -> None:
-        if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
-            self.model.load_state_dict(self.best_state)
-            raise DataError(
-                f"the loss is no longer finite in epoch {self.epoch + 1} (training {train_loss}, "
-                f"validation {validation_loss}); the model holds the weights of epoch "
-                f"{self.best_epoch}: lower learning_rate or look at the data's extremes"
+    def _keep_best(self, train_loss: float, gradient_norm: float, validation_loss: float) -> None:
+        try:
+            check_epoch(
+                self.epoch + 1,
+                train_loss=train_loss,
+                gradient_norm=gradient_norm,
+                validation_loss=validation_loss,
+                good_steps=self.step.take_good_steps(),
+                n_steps=self.n_steps,
+                best_epoch=self.best_epoch,
+                checkpoint=self.saved,
             )
+        except DataError:
+            self.model.load_state_dict(self.best_state)
+            raise
         if validation_loss < self.best_loss:
             self.best_loss, self.best_epoch = validation_loss, self.epoch + 1
             self.best_state = _snapshot(self.judged)
@@ -259,6 +268,7 @@ class _FitLoop:
         due = self.finished or self.epoch % self.settings.checkpoint_every == 0
         if due:
             save_payload(folder / "last.pt", "fit", self._state())
+            self.saved = f"{folder / 'last.pt'} of epoch {self.epoch}"
         return due
 
     def load(self, path: Path) -> None:
@@ -279,6 +289,7 @@ class _FitLoop:
         self.best_state, self.best_loss = state["best_state"], state["best_loss"]
         self.best_epoch, self.epoch = state["best_epoch"], state["epoch"]
         self.history, self.stopped = state["history"], state["stopped"]
+        self.saved = f"{path} of epoch {self.epoch}"
 
     def _state(self) -> dict[str, Any]:
         return {

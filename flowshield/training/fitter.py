@@ -13,7 +13,7 @@ import numpy as np
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from flowshield.errors import ConfigError
+from flowshield.errors import ConfigError, DataError
 from flowshield.filesystem import is_uri
 from flowshield.training.fit import fit
 from flowshield.training.fit_settings import FitResult, FitSettings
@@ -95,6 +95,9 @@ class Fitter:
             n_epochs: Epochs at most.
             learning_rate: None = the config's.
             judge: Looks on in this process; there may be none on Ray.
+
+        Raises:
+            DataError: See `flowshield.training.fit.fit`; the message begins with the name.
         """
         settings = self._settings(name, n_epochs, learning_rate)
         log_dir = str(Path(self._config.log_dir) / name)
@@ -109,15 +112,18 @@ class Fitter:
                     self._on_epoch(name, record)
 
             run = self._on_workers() if self.on_ray else self._here(judge)
-            return run(
-                model,
-                train,
-                validation,
-                settings,
-                checkpoint_dir=f"{self._checkpoint_dir}/{name}",
-                resume=self._resume,
-                on_epoch=on_epoch,
-            )
+            try:
+                return run(
+                    model,
+                    train,
+                    validation,
+                    settings,
+                    checkpoint_dir=f"{self._checkpoint_dir}/{name}",
+                    resume=self._resume,
+                    on_epoch=on_epoch,
+                )
+            except DataError as error:  # several models may be under way
+                raise DataError(f"{name}: {error}") from error
 
     def at_once(self, n_models: int) -> int:
         """How many of so many models to begin side by side: in this process 1."""

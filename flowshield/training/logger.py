@@ -3,7 +3,9 @@
 __all__ = ["Logger"]
 
 import json
+import threading
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
-from flowshield.errors import ConfigError, DataError
+from flowshield.atomic import explained_write
+from flowshield.errors import ConfigError, DataError, WriteError
 
 if TYPE_CHECKING:  # who draws has imported it; Ray's workers draw nothing
     from matplotlib.figure import Figure
@@ -30,6 +33,7 @@ class Logger:
 
     Raises:
         ConfigError: `use_wandb` without the package.
+        WriteError: Here and in all that follows: the events cannot be written.
 
     Example:
         >>> with Logger("logs/agent") as logger:
@@ -42,7 +46,10 @@ class Logger:
         # importing TensorBoard takes a second that only those who log should pay
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(log_dir))
+        self._log_dir = Path(log_dir)
+        threading.excepthook = _without_tensorboard
+        with explained_write(self._log_dir):
+            self._writer = SummaryWriter(str(log_dir))
         self._run = None
         if self._wandb is not None:
             path = Path(log_dir)
@@ -52,7 +59,8 @@ class Logger:
 
     def log_scalar(self, name: str, value: float, step: int) -> None:
         """Logs one number; `name` may hold slashes, which group the curves."""
-        self._writer.add_scalar(name, float(value), step)
+        with explained_write(self._log_dir):
+            self._writer.add_scalar(name, float(value), step)
         self._to_wandb(name, float(value), step)
 
     def log_histogram(self, name: str, values: npt.NDArray[Any], step: int) -> None:
@@ -66,13 +74,15 @@ class Logger:
             bad = np.sum(~np.isfinite(flat))
             got = f"{bad} NaN or infinite of {flat.size}" if flat.size else "no values"
             raise DataError(f"histogram {name!r}: expected finite values, got {got}")
-        self._writer.add_histogram(name, flat, step)
+        with explained_write(self._log_dir):
+            self._writer.add_histogram(name, flat, step)
         if self._wandb is not None:
             self._to_wandb(name, self._wandb.Histogram(flat), step)
 
     def log_figure(self, name: str, figure: "Figure", step: int) -> None:
         """Logs a picture of a matplotlib figure; the figure stays the caller's to close."""
-        self._writer.add_figure(name, figure, step, close=False)
+        with explained_write(self._log_dir):
+            self._writer.add_figure(name, figure, step, close=False)
         if self._wandb is not None:
             self._to_wandb(name, self._wandb.Image(figure), step)
 
@@ -85,13 +95,15 @@ class Logger:
         text = json.dumps(tree, indent=2, default=str)
         # Markdown takes a block indented by four as it stands
         block = "\n".join(f"    {line}" for line in text.splitlines())
-        self._writer.add_text("config", block)
+        with explained_write(self._log_dir):
+            self._writer.add_text("config", block)
         if self._run is not None:
             self._run.config.update(json.loads(text), allow_val_change=True)
 
     def close(self) -> None:
         """Writes everything out. A second call does nothing."""
-        self._writer.close()
+        with explained_write(self._log_dir):
+            self._writer.close()
         if self._run is not None:
             self._run.finish()
             self._run = None
@@ -110,8 +122,19 @@ class Logger:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the logger."""
-        self.close()
+        """Closes the logger; what went wrong first is what the user hears of."""
+        with nullcontext() if error is None else suppress(WriteError):
+            self.close()
+
+
+_report_thread = threading.excepthook
+
+
+def _without_tensorboard(ended: threading.ExceptHookArgs) -> None:
+    """Keeps back the traceback of TensorBoard's thread: the next call raises its error again."""
+    of_tensorboard = type(ended.thread).__module__.startswith("tensorboard.")
+    if not (of_tensorboard and isinstance(ended.exc_value, OSError)):
+        _report_thread(ended)
 
 
 def _import_wandb() -> Any:

@@ -44,6 +44,9 @@ class TrainingStep:
         self.gradient_clip, self.averaged, self.ema_decay = gradient_clip, averaged, ema_decay
         self.loss_sum = torch.zeros((), device=parameters.vector.device)
         self.gradient_norm_sum = torch.zeros_like(self.loss_sum)
+        # of loss and gradient: whether all were finite so far, and the steps before one was not
+        self.finite = torch.ones(2, dtype=torch.bool, device=parameters.vector.device)
+        self.good_steps = torch.zeros(2, dtype=torch.long, device=parameters.vector.device)
 
     def __call__(self, indices: Tensor) -> None:
         """Trains on the rows `indices` [batch]."""
@@ -52,12 +55,15 @@ class TrainingStep:
         vector = self.parameters.vector
         self.parameters.take_gradients()
         limit = math.inf if self.gradient_clip is None else self.gradient_clip
-        self.gradient_norm_sum += nn.utils.clip_grad_norm_(vector, limit)
+        norm = nn.utils.clip_grad_norm_(vector, limit)
+        self.gradient_norm_sum += norm
         self.optimizer.step()
         if self.averaged is not None and self.ema_decay is not None:
             with torch.no_grad():
                 self.averaged.lerp_(vector, 1.0 - self.ema_decay)
         self.loss_sum += loss.detach()
+        self.finite &= torch.stack([loss.detach(), norm]).isfinite()
+        self.good_steps += self.finite
 
     def take_sums(self) -> tuple[Tensor, Tensor]:
         """The sums of loss and gradient norm since the last call, then starts anew."""
@@ -65,6 +71,16 @@ class TrainingStep:
         self.loss_sum.zero_()
         self.gradient_norm_sum.zero_()
         return sums
+
+    def take_good_steps(self) -> list[int]:
+        """Steps before the first loss, and before the first gradient, that was not finite.
+
+        Counted since the last call, which this one is for the next.
+        """
+        good: list[int] = self.good_steps.tolist()
+        self.good_steps.zero_()
+        self.finite.fill_(True)
+        return good
 
 
 class GraphedStep:
@@ -101,6 +117,10 @@ class GraphedStep:
     def take_sums(self) -> tuple[Tensor, Tensor]:
         """See `TrainingStep.take_sums`."""
         return self.step.take_sums()
+
+    def take_good_steps(self) -> list[int]:
+        """See `TrainingStep.take_good_steps`."""
+        return self.step.take_good_steps()
 
     def _warm_up(self) -> None:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -235,3 +235,26 @@ def test_bad_episodes():
     )
     with pytest.raises(ShapeError, match="one environment"):
         TrajectoryDataset.from_episodes([episode(2), wide])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("states", np.nan, r"states\[4\] is \[nan, nan\] \(episode 1, step 1\)"),
+        ("states", 1e39, r"states\[4\] is .* \(episode 1, step 1\); .*float32 can hold"),
+        ("actions", np.inf, r"actions\[4\] is \[inf\] \(episode 1, step 1\)"),
+        ("rewards", -np.inf, r"rewards\[4\] is -inf \(episode 1, step 1\)"),
+        # finite one by one, and not in the commands
+        ("rewards", 1e39, r"return from episode 1, step 0 on .*\(2 such steps in all\)"),
+    ],
+)
+def test_numbers_that_are_none_are_named_by_array_episode_and_step(name, value, words):
+    arrays = {
+        "states": np.zeros((6, 2)),
+        "actions": np.zeros((6, 1)),
+        "rewards": np.zeros(6),
+        "terminated": np.array([0, 0, 1, 0, 0, 1]),
+    }
+    arrays[name][4] = value
+    with pytest.raises(DataError, match=words):
+        TrajectoryDataset.from_arrays(**arrays)

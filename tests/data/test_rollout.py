@@ -185,6 +185,40 @@ def test_nan_rewards_name_episode_and_step():
         rollout(counters(5, bad_reward_at=2), Scripted(), [0])
 
 
+@pytest.mark.parametrize("reward", [np.nan, np.inf, 1e300])
+def test_a_reward_is_blamed_before_the_command_that_follows_from_it(reward):
+    """A commanded policy takes each reward off its command: the next action would be NaN, too."""
+
+    class Commanded(Scripted):
+        command = 0.0
+
+        def act(self, states, rows):
+            return np.full((len(rows), 1), np.float32(self.command) * 0)
+
+        def observe(self, rewards, rows):
+            self.command -= rewards[0]
+
+    class Odd(Counter):
+        def step(self, action):
+            state, _, *rest = super().step(action)
+            return state, reward if self.t == 2 else 0.0, *rest
+
+    envs = [ContinuousEnvWrapper(gym.wrappers.TimeLimit(Odd(5), 10))]
+    with pytest.raises(DataError, match=r"gave the reward .*episode 0, step 1; .*mend the env"):
+        rollout(envs, Commanded(), [0])
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e300])
+def test_clipping_does_not_hide_an_infinite_action(value):
+    with pytest.raises(DataError, match=r"policy gave the action \[-?inf\].*step 0"):
+        rollout(counters(3), Constant(value), [0])
+
+
+def test_a_reset_into_a_state_that_is_none_is_found():
+    with pytest.raises(DataError, match="gave the state.*episode 0, step 0"):
+        rollout(counters(3, bad_state_at=0), Scripted(), [0])
+
+
 def test_wrong_action_shape():
     class Flat(Scripted):
         def act(self, states, rows):

@@ -1,16 +1,19 @@
 import functools
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from flowshield.errors import ConfigError, DataError, NotCalibratedError, ShapeError
 from flowshield.models import (
     BaseShield,
+    CommandedPolicy,
     DiffusionShield,
     FlowMatchingShield,
     MixtureShield,
     QuantileShield,
+    UDRLAgent,
 )
 from flowshield.models.shields import ExchangeablePairs, conformal_threshold, episodes_needed
 
@@ -199,6 +202,25 @@ def test_what_is_not_finite_is_never_supported(name, bad):
         assert shield.is_ood(torch.full((1, 1), bad), command[3:]).tolist() == [True]
     with pytest.raises(DataError, match="command: expected finite numbers, got 4"):
         shield.project(torch.zeros(4, 1), command)
+
+
+@pytest.mark.parametrize("name", ["flow_matching", "diffusion"])
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+def test_an_equation_that_runs_away_fails_closed_and_is_counted(name, solver):
+    """Weights that are numbers, and a field so stiff that its solution is none."""
+    shield = SMALL[name](1, hidden_dim=8, solver=solver)
+    state, command = torch.zeros(40, 1), torch.randn(40, 2)
+    shield.calibrate(given(state, command), 0.1)
+    for parameter in shield.parameters():
+        parameter.data.fill_(1e20)
+    assert shield.is_ood(state, command).all()
+    assert shield.n_uncomputed == 40
+    projection = shield.project_in_detail(state, command)
+    assert projection.changed.all() and not projection.supported.any()
+    policy = CommandedPolicy(UDRLAgent(1, 1, hidden_dim=4, n_layers=1), (1, 0), shield)
+    policy.begin(np.zeros((2, 1)))
+    with pytest.raises(DataError, match=r"no command at all in row 0, step 0, .*2 of 2 rows"):
+        policy.act(np.zeros((2, 1)), np.arange(2))
 
 
 def test_is_ood_refuses_wrong_shapes():

@@ -162,7 +162,7 @@ class Soak:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 return False
             late = time.monotonic() > moment
-            if on_write and late and any(folder.rglob(".*.part")):
+            if on_write and late and _is_writing(folder):
                 self.tally.in_a_write += 1
                 break
             time.sleep(0.0002 if on_write and late else 0.002)
@@ -199,10 +199,12 @@ class Soak:
 
     def _read_all(self, folder: Path) -> int:
         """Reads every file that some command would read, and says how many there were."""
-        found = [path for path in folder.rglob("*") if path.is_file() and _is_ours(path, folder)]
+        found = [path for path in _files(folder) if _is_ours(path, folder)]
         for path in found:
             try:
                 _content(path)
+            except FileNotFoundError:
+                pass  # a temporary file of a process that is just dying
             except Exception as error:
                 self._wrong(f"{path} is half written: {error}")
         return len(found)
@@ -220,11 +222,16 @@ class Soak:
             self.usual.add(path)
 
     def _outside(self) -> set[Path]:
-        """What lies in the folders for temporary files and shared memory."""
-        return {*self.temporary.iterdir(), *Path("/dev/shm").iterdir()}
+        """What lies in the folders for temporary files and shared memory.
+
+        Left out is what Ray keeps there of every run, its logs and locks, and what W&B, where it is
+        installed, makes at its import.
+        """
+        temporary = {path for path in self.temporary.iterdir() if not _is_theirs(path.name)}
+        return {*temporary, *Path("/dev/shm").iterdir()}
 
     def _names(self, folder: Path) -> set[str]:
-        files = (path for path in folder.rglob("*") if path.is_file())
+        files = _files(folder)
         return {path.relative_to(folder).as_posix() for path in files if _is_ours(path, folder)}
 
     def _await_orphans(self) -> None:
@@ -245,10 +252,23 @@ class Soak:
         self.tally.wrong.append(what)
 
 
+def _files(folder: Path) -> list[Path]:
+    # walk, not rglob, which fails where a folder goes while it looks
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+
+
+def _is_writing(folder: Path) -> bool:
+    return any(path.suffix == ".part" for path in _files(folder))
+
+
 def _is_ours(path: Path, folder: Path) -> bool:
     """Not Ray's own files, nor TensorBoard's, whose names hold the time."""
     name = path.relative_to(folder).as_posix()
     return not name.startswith(("tensorboard/", "sweep/trials/")) and "/ray/" not in name
+
+
+def _is_theirs(name: str) -> bool:
+    return name in ("ray", "_ray_lockfiles") or name.endswith(("wandb-media", "wandb-artifacts"))
 
 
 def _content(path: Path):

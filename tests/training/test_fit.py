@@ -330,6 +330,52 @@ def test_a_loss_of_nan_raises_and_leaves_the_best_weights_so_far(tmp_path, ema_d
     assert_equal(load_payload(tmp_path / "broken" / "best.pt", "weights")["state_dict"], best)
 
 
+class Steep(Line):
+    """From some step on its gradient is NaN where its loss is still a number."""
+
+    def __init__(self, good_steps):
+        super().__init__()
+        self.left = good_steps
+
+    def compute_loss(self, x, y):
+        loss = super().compute_loss(x, y)
+        self.left -= self.training
+        nothing = loss - loss.detach()
+        return loss + nothing.abs().sqrt() if self.left < 0 else loss
+
+
+@pytest.mark.parametrize(
+    ("model", "what"), [(Breaking, "the training loss"), (Steep, "the gradient")]
+)
+@pytest.mark.parametrize("good_steps", [5, 7])
+def test_what_is_no_number_first_is_named_with_its_step_and_the_last_good_checkpoint(
+    tmp_path, model, what, good_steps
+):
+    settings = replace(SETTINGS, batch_size=10, checkpoint_every=1)
+    epoch, step = good_steps // 4, good_steps % 4 + 1
+    last = tmp_path / "last.pt"
+    with pytest.raises(DataError) as caught:
+        fit(model(good_steps), Table(40), Table(8), settings, checkpoint_dir=tmp_path)
+    message = str(caught.value)
+    assert message.startswith(
+        f"{what} is no longer finite in epoch {epoch + 1} at step {step} of 4"
+    )
+    assert f"the last good checkpoint is {last} of epoch {epoch}" in message
+    assert load_payload(last, "fit")["epoch"] == epoch
+
+
+def test_a_gradient_that_overflows_is_no_silent_standstill():
+    """Clipped by an infinite norm it is 0: without a word the weights would stay where they are."""
+
+    class Huge(Line):
+        def compute_loss(self, x, y):
+            return super().compute_loss(x, y) * 1e30
+
+    settings = replace(SETTINGS, gradient_clip=1.0)
+    with pytest.raises(DataError, match="the gradient is no longer finite in epoch 1 at step 1"):
+        fit(Huge(), Table(40), Table(8), settings)
+
+
 def test_early_stopping_stops():
     settings = replace(SETTINGS, n_epochs=50, patience=3)
     result = fit(Scripted([2.0, 1.0] + 48 * [1.0]), Table(40), Table(8), settings)
