@@ -7,6 +7,7 @@ below add what YAML cannot say. Keys are dotted and may hold wildcards (`shield.
 __all__ = [
     "CHOICES",
     "FREE_KEYS",
+    "RANGES",
     "check_commands",
     "check_key",
     "check_shares",
@@ -78,7 +79,7 @@ _SHARE: Final = _Range("between 0 and 1", lambda value: 0 <= value <= 1)
 _ABOVE_1: Final = _Range("above 1", lambda value: value > 1)
 _FACTOR: Final = _Range("above 0 and at most 1", lambda value: 0 < value <= 1)
 
-_RANGES: Final[dict[str, _Range]] = {
+RANGES: Final[dict[str, _Range]] = {
     "seed": _SEED,
     "n_epochs": _AT_LEAST_1,
     "shield_epochs": _AT_LEAST_1,
@@ -269,7 +270,7 @@ def check_commands(commands: Any) -> None:
 def _check_range(key: str, value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"config key {key!r}: expected a finite number, got {value}")
-    bounds = _lookup(_RANGES, key)
+    bounds = _lookup(RANGES, key)
     if bounds is not None and not bounds.holds(value):
         raise ConfigError(f"config key {key!r}: expected a value {bounds.words}, got {value}")
 

@@ -41,25 +41,25 @@ def evaluate_known_answer(
 
     Returns:
         * excess_nll: mean of exact minus modelled log p of the dequantised true commands, nats:
-          the Kullback-Leibler divergence from the truth, 0 at best but for sampling noise;
-          infinite where the model's log p is not finite at some row.
+            the Kullback-Leibler divergence from the truth, 0 at best but for sampling noise;
+            infinite where the model's log p is not finite at some row.
         * excess_nll_error: standard error of it, the rows taken for independent.
         * auroc: true commands against `contrast_commands` by the shield's score.
         * auroc_bayes: the same by the exact log p (or, for a shield that scores by achievability,
-          the exact achievability). What no model of the behaviour need reach beyond.
+            the exact achievability). What no model of the behaviour need reach beyond.
         * frontier_error, frontier_error_worst: mean and largest distance of the shield's frontier
-          from the exact one, in steps of the grid of returns (raw reward 1), over all states and up
-          to 12 horizons each, those with P(H' <= h) of at least twice the level. Where the shield
-          finds nothing, its frontier counts as one step below the lowest reachable return. NaN
-          where the answer has no frontier or no such horizon.
+            from the exact one, in steps of the grid of returns (raw reward 1), over all states and
+            up to 12 horizons each, those with P(H' <= h) of at least twice the level. Where the
+            shield finds nothing, its frontier counts as one step below the lowest reachable return.
+            NaN where the answer has no frontier or no such horizon.
         * frontier_within_step: share of these (state, horizon) with an error of at most one step.
         * frontier_dequantized_error, frontier_dequantized_error_worst,
-          frontier_dequantized_within_step: the same against the exact frontier of the dequantised
-          law, P(R' + noise >= R, H' <= h) = level, which is the law that a shield learns.
+            frontier_dequantized_within_step: the same against the exact frontier of the dequantised
+            law, P(R' + noise >= R, H' <= h) = level, which is the law that a shield learns.
         * frontier_perfect_error, frontier_perfect_error_worst, frontier_perfect_within_step: how
-          far that frontier itself is from the exact one. No model that is perfect at what it
-          learns does better than this in the first three; where P hardly changes between two
-          returns far apart and the level lies there, the noise moves the frontier by steps.
+            far that frontier itself is from the exact one. No model that is perfect at what it
+            learns does better than this in the first three; where P hardly changes between two
+            returns far apart and the level lies there, the noise moves the frontier by steps.
 
     Raises:
         ConfigError: The shield's noise is not the answer's: their densities are not comparable.

@@ -23,7 +23,7 @@ class EarlyStopping:
     Raises:
         ConfigError: `patience` or `min_delta` is out of range.
 
-    Example:
+    Examples:
         >>> stopping = EarlyStopping(patience=2)
         >>> [stopping(loss) for loss in (1.0, 0.5, 0.6, 0.5)]
         [False, False, False, True]
