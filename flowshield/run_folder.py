@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flowshield.atomic import atomic_write, remove_leftovers
@@ -26,6 +27,8 @@ from flowshield.scratch import clear_scratch
 
 # what a start takes over from an earlier one
 _READ = ("config.yaml", "timings.json", "dataset.npz", "checkpoints", "models", "sweep")
+_LARGEST_CONFIG = 1 << 20
+_DEEPEST_CONFIG = 20
 _MEASURED = ("cells", "followed", "shields")
 _MACHINE_KEYS = ("device", "n_threads", "num_workers", "ray")
 
@@ -215,20 +218,40 @@ def read_config(folder: RunFolder) -> DictConfig:
         ConfigError: This release does not know a key or value in it; the message names the file.
     """
     try:
+        _check_yaml(folder.config.read_bytes())
         return resolve(OmegaConf.load(folder.config))  # type: ignore[arg-type]
-    except ConfigError as error:
+    except Exception as error:  # a damaged file may raise nearly anything
         raise ConfigError(f"{folder.named(str(folder.config))}: {error}") from error
+
+
+def _check_yaml(content: bytes) -> None:
+    """Refuses what no run writes and a stranger may: what unfolds, nests or reads variables."""
+    if len(content) > _LARGEST_CONFIG:
+        raise ConfigError(f"expected at most {_LARGEST_CONFIG} bytes, got {len(content)}")
+    if b"${" in content:  # ${oc.env:...} would put a secret into the report
+        raise ConfigError("expected values, got an interpolation, ${...}")
+    depth = 0
+    for event in yaml.parse(content, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST_CONFIG:
+            raise ConfigError(
+                f"expected no aliases and at most {_DEEPEST_CONFIG} levels: no run writes others"
+            )
 
 
 def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-        FileFormatError: It is not JSON.
+        FileFormatError: It is not JSON, or no object.
     """
     try:
-        return json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"expected an object, got a {type(content).__name__}")
+        return content
+    except (ValueError, RecursionError) as error:
         message = f"{path} is not valid JSON ({error}): delete it to have it made again"
         raise FileFormatError(message) from error
 

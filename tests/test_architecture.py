@@ -14,13 +14,17 @@ PACKAGE = Path(flowshield.__file__).parent
 # Who may import whom, by the first name below flowshield. Leaves are open to everyone above them.
 # "" is flowshield itself: its version
 CONFIG = {"errors", "schema", "groups", "config"}
-LEAVES = {*CONFIG, "atomic", "filesystem", "lock", "progress", "scratch", ""}
+LEAVES = {
+    *CONFIG, "atomic", "filesystem", "limits", "lock", "plain_pickle", "progress", "scratch", ""
+}  # fmt: skip
 BELOW_TRAINING = {"models", "data", "envs"}
 ALLOWED = {
     "": set(),
     "errors": set(),
     "atomic": {"errors"},
     "filesystem": {"errors"},
+    "limits": {"errors"},
+    "plain_pickle": set(),
     "lock": {"atomic", "errors"},
     "scratch": {"lock", "errors"},
     "progress": {"errors"},

@@ -15,18 +15,21 @@ import os
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 import flowshield
 from flowshield.data.arrays import TrajectoryArrays
 from flowshield.data.arrow import arrays_of
-from flowshield.errors import ConfigError, FileFormatError
+from flowshield.errors import ConfigError, FileFormatError, FlowshieldError
 from flowshield.filesystem import open_place
+from flowshield.limits import check_unfolded
 
 SUFFIX = ".parquet"
 FORMAT_VERSION = 1
 _MANIFEST = "flowshield.json"
+_LONGEST_NAME = 1000
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
@@ -97,14 +100,19 @@ def load_folder(path: str | os.PathLike[str]) -> TrajectoryArrays:
     for index in range(manifest.pop("n_parts")):
         name = f"{folder}/{part_path(index)}"
         try:
-            tables.append(pq.read_table(name, filesystem=system))
-        except (pa.ArrowException, OSError) as error:
+            tables.append(_read_part(system, name))
+        except (FileFormatError, pa.ArrowException, OSError, ValueError) as error:
             raise FileFormatError(
                 f"{path}: {part_path(index)} is missing or damaged: {error}"
             ) from error
     if not tables:
         raise FileFormatError(f"{path}: the dataset has no parts")
-    arrays = arrays_of(tables, str(path), manifest)
+    try:
+        arrays = arrays_of(tables, str(path), manifest)
+    except FlowshieldError:
+        raise
+    except Exception as error:  # columns of other types raise nearly anything
+        raise FileFormatError(f"{path}: its columns are damaged or foreign: {error}") from error
     for name in ("n_episodes", "n_truncated"):
         if manifest.get(name) != arrays.metadata[name]:
             raise FileFormatError(
@@ -112,6 +120,30 @@ def load_folder(path: str | os.PathLike[str]) -> TrajectoryArrays:
                 f"{arrays.metadata[name]}: a part was changed after it was written"
             )
     return arrays
+
+
+def _read_part(system: fs.FileSystem, name: str) -> pa.Table:
+    """Reads a part, after a look at what its footer says of its size."""
+    with system.open_input_file(name) as file, pq.ParquetFile(file) as part:
+        footer = part.metadata
+        stored, claimed = file.size(), 0
+        for index in range(footer.num_row_groups):
+            group = footer.row_group(index)
+            columns = [group.column(i) for i in range(group.num_columns)]
+            claimed += sum(max(c.total_uncompressed_size, 8 * c.num_values) for c in columns)
+        check_unfolded(claimed, stored, name)
+        # as a dictionary, for one long name may be repeated in every row
+        table = pq.read_table(file, read_dictionary=["behaviours"])
+    names = table["behaviours"] if "behaviours" in table.column_names else None
+    if names is not None and pa.types.is_dictionary(names.type):
+        longest = max((_longest(chunk.dictionary) for chunk in names.chunks), default=0)
+        if longest > _LONGEST_NAME:
+            raise FileFormatError(f"a behaviour's name has {longest} letters")
+    return table
+
+
+def _longest(names: pa.Array) -> int:
+    return pc.max(pc.binary_length(names)).as_py() or 0
 
 
 def _manifest(system: fs.FileSystem, folder: str, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -124,7 +156,7 @@ def _manifest(system: fs.FileSystem, folder: str, path: str | os.PathLike[str]) 
         raise FileFormatError(
             f"{path}: no finished dataset ({_MANIFEST} is missing): collect it again"
         ) from error
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         raise FileFormatError(f"{path}: {_MANIFEST} cannot be read ({error!r})") from error
     if version != FORMAT_VERSION or not isinstance(n_parts, int):
         raise FileFormatError(

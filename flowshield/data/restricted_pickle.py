@@ -1,17 +1,21 @@
-"""Unpickles arrays and plain containers, and nothing that could run code."""
+"""Unpickles a table of arrays, and nothing that could run code."""
 
 __all__ = ["load_plain_pickle"]
 
-import pickle
-from collections.abc import Sequence
+import re
+from pickle import UnpicklingError
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flowshield.plain_pickle import read_plain_pickle
+
+_CODES = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|c(8|16)|[US][0-9]{1,9})")
+
 
 def load_plain_pickle(file: IO[bytes]) -> Any:
-    """Reads a pickle that may hold arrays, numbers, text, bytes, lists, tuples, dicts and sets.
+    """Reads a pickle that may hold arrays, numbers, text, bytes, lists, tuples and dicts.
 
     Anything else would be a class or function that the file names, and calling what a file names
     is how a pickle runs code.
@@ -19,48 +23,91 @@ def load_plain_pickle(file: IO[bytes]) -> Any:
     Args:
         file: A readable binary file.
 
+    Returns:
+        What was pickled; a dict's values that are arrays are numpy's, elsewhere they are refused.
+
     Raises:
-        pickle.UnpicklingError: The pickle asks for anything else, or is no pickle.
-        EOFError: The file is truncated or empty.
+        pickle.UnpicklingError: The pickle asks for anything else, or is no pickle. Other errors
+            are possible, but nothing else: whatever is raised, the file is damaged.
     """
-    return _PlainUnpickler(file).load()
+    content = file.read()
+    arrays = _Arrays(len(content))
+    return arrays.found_in(read_plain_pickle(content, arrays.admitted()))
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        # numpy 1 wrote numpy.core where numpy 2 writes numpy._core.
-        modern = module.replace("numpy.core.", "numpy._core.", 1)
-        try:
-            return _ADMITTED[modern, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which is neither an array nor a plain container"
-            ) from None
+class _Type:
+    """A numpy type as a pickle describes it: a code, and the order of its bytes."""
+
+    def __init__(self, code: str, align: object = False, copy: object = True) -> None:
+        self.code, self.order = code, ""
+
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        if state[2:5] != (None, None, None):
+            raise UnpicklingError("it holds arrays of records")
+        self.order = state[1]
+
+    def made(self) -> np.dtype[Any]:
+        if not isinstance(self.code, str) or not _CODES.fullmatch(self.code):
+            raise UnpicklingError(f"it holds arrays of the type {self.code!r}")
+        code = self.code.lstrip("<>|=")
+        return np.dtype(f">{code}" if self.order == ">" else code)
 
 
-def _empty_array(subtype: type, shape: Sequence[int], code: bytes) -> NDArray[Any]:
-    """Makes the array that the pickle then fills; numpy writes the arguments for this one only."""
-    return np.ndarray((0,), "b")
+class _Array:
+    """An array that the pickle describes in one state: version, shape, type, order, bytes."""
+
+    def __init__(self, owner: "_Arrays") -> None:
+        self.owner = owner
+        self.value: NDArray[Any] | None = None
+
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, raw = state
+        self.value = self.owner.array(raw, dtype, shape, "F" if fortran else "C")
 
 
-def _array_of_bytes(
-    buffer: bytes | bytearray, dtype: np.dtype[Any], shape: Sequence[int], order: Any
-) -> NDArray[Any]:
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+class _Arrays:
+    """Stands in for the functions that numpy's pickles name; does no more than these need.
 
+    Args:
+        size: Bytes of the file. All arrays together have no more: each has its own in it.
+    """
 
-def _latin1_bytes(text: str, encoding: str) -> bytes:
-    """Gives the bytes that protocol 2, which knows none, stored as text."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}; expected latin1")
-    return text.encode("latin1")
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self.encoded: dict[str, bytes] = {}
 
+    def admitted(self) -> dict[str, Any]:
+        return {
+            "numpy.ndarray": self.refused,  # an argument of _reconstruct, never called
+            "numpy.dtype": _Type,
+            "numpy._core.multiarray._reconstruct": lambda *_: _Array(self),
+            "numpy._core.numeric._frombuffer": self.of_bytes,
+            "_codecs.encode": self.latin1_bytes,
+        }
 
-# Our own functions stand in for those that numpy's pickles name: they do no more than these need.
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.numeric", "_frombuffer"): _array_of_bytes,
-    ("_codecs", "encode"): _latin1_bytes,
-}
+    def refused(self, *_: Any) -> None:
+        raise UnpicklingError("it calls numpy.ndarray")
+
+    def of_bytes(self, raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+        array = _Array(self)
+        array.value = self.array(raw, dtype, shape, order)
+        return array
+
+    def latin1_bytes(self, text: str, encoding: str) -> bytes:
+        """Gives the bytes that protocol 2, which knows none, stored as text."""
+        if encoding != "latin1":
+            raise UnpicklingError(f"it asks for the encoding {encoding!r}; expected latin1")
+        return self.encoded.setdefault(text, text.encode("latin1"))
+
+    def array(self, raw: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
+        if not isinstance(dtype, _Type) or not isinstance(raw, bytes | bytearray):
+            raise UnpicklingError("it holds an array of objects, or of no bytes")
+        self.left -= len(raw)
+        if self.left < 0:
+            raise UnpicklingError("its arrays together are larger than the file")
+        return np.frombuffer(raw, dtype.made()).reshape(shape, order=order)
+
+    def found_in(self, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content.value if isinstance(content, _Array) else content
+        return {k: v.value if isinstance(v, _Array) else v for k, v in content.items()}

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,6 +20,7 @@ from flowshield.atomic import atomic_folder, atomic_write
 from flowshield.data.arrays import TrajectoryArrays, checked_arrays
 from flowshield.data.arrow import table_of
 from flowshield.data.minari import is_minari, load_minari, minari_exists, save_minari
+from flowshield.data.npz import read_npz
 from flowshield.data.parquet import (
     check_replaceable,
     finish_folder,
@@ -97,7 +97,7 @@ def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
     if not dataset_exists(path):
         raise FileFormatError(f"{path}: there is no such file; `flowshield collect` makes one")
     with _reading(path) as file:
-        table = _read_npz(file, path) if suffix == ".npz" else _read_pickle(file, path)
+        table = read_npz(file, path) if suffix == ".npz" else _read_pickle(file, path)
     if "metadata" not in table:
         return _from_older(table, path)
     metadata = _read_metadata(table["metadata"], path)
@@ -169,17 +169,6 @@ def _as_table(arrays: TrajectoryArrays) -> dict[str, NDArray[Any]]:
     return {**table, "metadata": np.array(text)}
 
 
-def _read_npz(file: IO[bytes], path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    if not zipfile.is_zipfile(file):  # np.load would take a lone .npy, too
-        raise FileFormatError(f"{path}: not a .npz file, or a truncated one: collect it again")
-    file.seek(0)
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # a damaged archive may raise nearly anything
-        raise FileFormatError(f"{path}: damaged, or not a file of arrays: {error}") from error
-
-
 def _read_pickle(file: IO[bytes], path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         table = load_plain_pickle(file)
@@ -189,6 +178,12 @@ def _read_pickle(file: IO[bytes], path: str | os.PathLike[str]) -> dict[str, Any
         raise FileFormatError(
             f"{path}: expected a pickled dict of arrays, got a {type(table).__name__}"
         )
+    for name, value in table.items():  # a list of lists may unfold without end
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            raise FileFormatError(
+                f"{path}: expected a pickled dict of arrays, got a {type(value).__name__} "
+                f"as {str(name)[:40]!r}"
+            )
     return table
 
 
@@ -196,7 +191,7 @@ def _read_metadata(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         metadata = json.loads(str(value))
         version = metadata["format_version"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise FileFormatError(
             f"{path}: its metadata are not those of a flowshield file ({error!r})"
         ) from error

@@ -13,7 +13,7 @@ from flowshield.errors import ConfigError
 from flowshield.models.action_heads import ActionHead, CategoricalHead, GaussianHead
 from flowshield.models.checks import check_batch
 from flowshield.models.networks import ResidualMLP, Standardizer
-from flowshield.models.serialization import load_payload, rebuilding, save_payload
+from flowshield.models.serialization import load_payload, rebuilding, rebuilt, save_payload
 
 
 class UDRLAgent(nn.Module):
@@ -201,9 +201,7 @@ class UDRLAgent(nn.Module):
     @classmethod
     def from_payload(cls, payload: dict[str, Any]) -> "UDRLAgent":
         """Rebuilds an agent from the content of its file."""
-        agent = cls(**payload["hyperparameters"])
-        agent.load_state_dict(payload["state_dict"])
-        return agent.eval()
+        return rebuilt(cls, payload["hyperparameters"], payload["state_dict"]).eval()
 
 
 def _plain(bound: float | Sequence[float]) -> float | list[float]:

@@ -1,18 +1,22 @@
 """Model files: hyperparameters and weights, read without executing anything from the file."""
 
-__all__ = ["FORMAT_VERSIONS", "load_payload", "rebuilding", "save_payload"]
+__all__ = ["FORMAT_VERSIONS", "load_payload", "rebuilding", "rebuilt", "save_payload"]
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from flowshield.atomic import atomic_write
 from flowshield.errors import ConfigError, FileFormatError
+from flowshield.models.file_inspection import inspected
+
+Model = TypeVar("Model", bound=nn.Module)
 
 # A shield's file holds its calibration since version 2, and with it a checkpoint's.
 FORMAT_VERSIONS = {"agent": 1, "weights": 1, "fit": 1, "shield": 2, "checkpoint": 2}
@@ -50,9 +54,9 @@ def load_payload(
         raise FileNotFoundError(f"no {kind} file at {path}: check the path, or train first")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"cannot load {path} to {device}: this machine has no usable CUDA device")
-    content = io.BytesIO(Path(path).read_bytes())
+    content = Path(path).read_bytes()
     try:
-        payload = torch.load(content, map_location=device, weights_only=True)
+        payload = torch.load(inspected(content), map_location=device, weights_only=True)
     except Exception as e:  # damaged bytes make torch.load raise almost anything, OSError too
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise FileFormatError(
@@ -61,10 +65,10 @@ def load_payload(
     if not isinstance(payload, dict) or "format_version" not in payload:
         raise FileFormatError(f"{path} was not written by flowshield: no format version in it")
     if payload.get("kind") != kind:
-        raise FileFormatError(f"{path} holds a {payload.get('kind')!r}, expected a {kind!r}")
+        raise FileFormatError(f"{path} holds a {payload.get('kind')!r:.40}, expected a {kind!r}")
     if payload["format_version"] != FORMAT_VERSIONS[kind]:
         raise FileFormatError(
-            f"{path} has format version {payload['format_version']!r}; this release reads "
+            f"{path} has format version {payload['format_version']!r:.40}; this release reads "
             f"version {FORMAT_VERSIONS[kind]} of a {kind}"
         )
     return payload
@@ -85,9 +89,33 @@ def rebuilding(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+    except ConfigError as error:
+        raise FileFormatError(f"{path} holds a {kind} that cannot be: {error}") from error
+    except Exception as error:  # settings and weights that do not fit raise nearly anything
         reason = " ".join(str(error).split())
         raise FileFormatError(
             f"{path} holds a {kind} of another release, with settings or weights that this one "
             f"does not have ({type(error).__name__}: {reason}): remove the file and train again"
         ) from error
+
+
+def rebuilt(
+    make: Callable[..., Model], settings: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> Model:
+    """Makes a model of the settings and weights in a file, and allocates no more than these have.
+
+    Raises:
+        ValueError: The settings are those of a larger or smaller model.
+        Exception: Of nearly any kind, from the constructor, where a setting is wrong.
+    """
+    if not 0 <= settings.get("n_layers", 0) <= len(weights):  # each layer has some
+        raise ValueError(f"n_layers is {settings['n_layers']}, with {len(weights)} weights")
+    with torch.device("meta"):  # shapes alone
+        shapes = {name: value.shape for name, value in make(**settings).state_dict().items()}
+    for name in shapes.keys() | weights.keys():
+        held = weights[name].shape if name in weights else None
+        if shapes.get(name) != held:
+            raise ValueError(f"{name}: expected {shapes.get(name)}, the file has {held}")
+    model = make(**settings)
+    model.load_state_dict(weights)
+    return model

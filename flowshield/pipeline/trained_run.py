@@ -5,7 +5,7 @@ __all__ = ["TrainedRun"]
 from pathlib import Path
 
 from flowshield.envs import EnvWrapper, make_env
-from flowshield.errors import UsageError, unknown_name
+from flowshield.errors import FileFormatError, UsageError, unknown_name
 from flowshield.evaluation import lend_return_bound
 from flowshield.evaluation.cell_grid import CellGrid
 from flowshield.evaluation.verdict import judge
@@ -86,7 +86,14 @@ class TrainedRun:
         results = self.folder.fetched(self.folder.results)
         verdict = None
         if results.is_file():
-            verdict = judge(CellGrid.from_cells(read_json(results)["cells"]))
+            content = read_json(results)
+            try:
+                verdict = judge(CellGrid.from_cells(content["cells"]))
+            except Exception as error:  # records of another form raise nearly anything
+                raise FileFormatError(
+                    f"{results}: its cells are not those of an evaluation ({error!r}): "
+                    "evaluate the run again"
+                ) from error
         if verdict is None or not verdict.shields:
             raise UsageError(
                 f"{self.folder.place} was not evaluated, so that nothing says which of its "

@@ -63,13 +63,14 @@ def load_checkpoint(
     """
     device = resolve_device(str(device))
     content = load_payload(path, "checkpoint", device=device)
-    agent, shield = content["agent"], content["shield"]
     with rebuilding(path, "checkpoint"):
+        agent, shield = content["agent"], content["shield"]
+        optimizer, epoch = content["optimizer"], int(content["epoch"])
         agent = None if agent is None else UDRLAgent.from_payload(agent)
         shield = None if shield is None else BaseShield.from_payload(shield)
     return {
         "agent": None if agent is None else agent.to(device),
         "shield": None if shield is None else shield.to(device),
-        "optimizer": content["optimizer"],
-        "epoch": content["epoch"],
+        "optimizer": optimizer,
+        "epoch": epoch,
     }

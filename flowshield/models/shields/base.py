@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowshield.errors import DataError, FileFormatError, NotCalibratedError, unknown_name
 from flowshield.models.checks import check_batch, check_finite
-from flowshield.models.serialization import load_payload, rebuilding, save_payload
+from flowshield.models.serialization import load_payload, rebuilding, rebuilt, save_payload
 from flowshield.models.shields.calibration import Calibration
 from flowshield.models.shields.frontier import Frontier, highest_supported
 from flowshield.models.shields.judging_model import SCORES, JudgingModel
@@ -258,9 +258,9 @@ class BaseShield(JudgingModel):
     @staticmethod
     def from_payload(payload: dict[str, Any]) -> "BaseShield":
         """Rebuilds a shield from the content of its file."""
-        shield = BaseShield.of_type(payload["shield_type"])(**payload["hyperparameters"])
+        make = BaseShield.of_type(payload["shield_type"])
+        shield = rebuilt(make, payload["hyperparameters"], payload["state_dict"])
         shield.projection = ProjectionSettings(**payload["projection"])
-        shield.load_state_dict(payload["state_dict"])
         shield.score_type = payload["score_type"]
         if payload["calibration"] is not None:
             shield.calibration = Calibration.from_payload(payload["calibration"])

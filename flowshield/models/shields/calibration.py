@@ -183,7 +183,13 @@ class Calibration:
 
     @classmethod
     def from_payload(cls, payload: dict[str, Any]) -> "Calibration":
-        """Rebuilds a calibration from `payload`."""
+        """Rebuilds a calibration from `payload`.
+
+        Raises:
+            DataError: A threshold is NaN or -inf, below which nothing lies: it would pass all.
+        """
+        if not all(threshold > -math.inf for threshold in payload["thresholds"]):
+            raise DataError(f"expected thresholds that flag something: {payload['thresholds']}")
         return cls(
             payload["alpha"],
             payload["unit"],
