@@ -68,6 +68,7 @@ class RunFolder:
         self.results = path / "results.json"
         self.table = path / "table.md"
         self.report = path / "report.html"
+        self.explorer = path / "explorer.html"
 
     def model(self, name: str) -> Path:
         """The finished agent or shield of that name."""

@@ -56,6 +56,8 @@ def test_a_run_leaves_everything_it_promises(finished):
         "flow_matching",
     }
     assert len(list((finished / "figures").glob("*.png"))) == 6
+    assert not (finished / "explorer.html").exists()  # TINY asks for none
+    assert 'href="explorer' not in (finished / "report.html").read_text()
     for name in ("agent", "flow_matching"):
         assert list((finished / "tensorboard" / name).glob("events*"))
         assert (finished / "checkpoints" / name / "last.pt").exists()
@@ -134,12 +136,17 @@ def test_a_run_killed_in_training_ends_in_the_weights_of_an_unbroken_one(finishe
 def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
     folder = tmp_path / "alone"
     data = [f"data.path={finished / 'dataset.npz'}", "shield=quantile"]
-    settings = [o for o in HERE if not o.startswith("data.")]
+    settings = [o for o in HERE if not o.startswith(("data.", "evaluation.explorer."))]
+    settings += [
+        f"evaluation.explorer.n_{name}" for name in ("episodes=1", "moments=1", "requests=2")
+    ]
     assert run("train", folder, *data, *settings) == 0
     assert not (folder / "dataset.npz").exists()
     assert_same_weights(weights(folder, "quantile"), weights(finished, "quantile"))
     assert run("evaluate", folder) == 0
     assert list(results(folder)["shields"]) == ["quantile"]
+    assert (folder / "explorer.html").exists() and "explore" in results(folder)["seconds"]
+    assert 'href="explorer.html"' in (folder / "report.html").read_text()
     printed = capsys.readouterr().out
     assert "flow_matching" not in printed
     assert printed.count("policy on the returns that quantile supports: ") == 1

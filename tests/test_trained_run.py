@@ -53,6 +53,22 @@ def refused(capsys, *words, command="ask"):
     return error
 
 
+def test_explore_writes_one_file_of_what_was_asked_for(place, capsys):
+    words = ["--episodes", "1", "--moments", "2", "--requests", "3"]
+    assert main(["explore", str(place), *words]) == 0
+    assert f"wrote {place / 'explorer.html'}" in capsys.readouterr().out
+    html = (place / "explorer.html").read_text()
+    payload = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
+    (episode,) = payload["episodes"]
+    assert len(episode["moments"]) == 2 and len(episode["moments"][0]["horizons"]) == 3
+    assert [shield["name"] for shield in payload["shields"]] == ["quantile", "mixture"]
+    assert "requests: expected at least 2" in refused(
+        capsys, place, "--requests", "1", command="explore"
+    )
+    assert "no run folder" in refused(capsys, place / "models", command="explore")
+    (place / "explorer.html").unlink()
+
+
 def test_the_answer_is_what_the_shield_says(place, capsys):
     shield = BaseShield.load(place / "models" / "quantile.pt")
     state = torch.tensor([[float(number) for number in STATE]])

@@ -8,6 +8,7 @@ TINY = [
     "model.hidden_dim=32",
     "evaluation.n_episodes=3",
     "evaluation.n_states=60",
+    "evaluation.explorer.n_episodes=0",
     "evaluation.followed.n_starts=3",
     "evaluation.followed.n_commands=2",
     "env.commands=[[200,280],[1000,280]]",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from flowshield import __version__
-from flowshield.cli import ask, datasets, film, stages
+from flowshield.cli import ask, datasets, explore, film, stages
 from flowshield.cli.command import Command
 from flowshield.errors import FlowshieldError, UsageError
 from flowshield.progress import Reporter
@@ -21,6 +21,7 @@ _COMMANDS = (
     stages.TUNE,
     ask.ASK,
     film.FILM,
+    explore.EXPLORE,
     stages.CONFIG,
     datasets.CONVERT,
     datasets.IMPORT_MINARI,

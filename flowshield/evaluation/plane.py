@@ -1,6 +1,13 @@
 """Computes the command plane of a state: density, threshold, requests and projections."""
 
-__all__ = ["extent", "moment_planes", "plane_at", "typical_episode"]
+__all__ = [
+    "extent",
+    "left_of",
+    "moment_data",
+    "moment_planes",
+    "plane_at",
+    "typical_episode",
+]
 
 from collections.abc import Sequence
 
@@ -71,8 +78,8 @@ def plane_at(
     """
     index = int(episodes.episode_starts[episode]) + step
     state = episodes.states[index]
-    data = episodes.commands[episodes.episode_starts[episodes.episode_lengths > step] + step]
-    left = _left(requests, step, episodes.rewards[index - step : index])
+    data = moment_data(episodes, step)
+    left = left_of(requests, step, episodes.rewards[index - step : index])
     projections = _projected(shield, state, left)
     fulfilled = episodes.commands[index : index + 1]
     horizons, returns = extent(data, left, np.concatenate([projections, fulfilled]), _RESOLUTION)
@@ -118,7 +125,12 @@ def extent(
     return horizons, returns
 
 
-def _left(
+def moment_data(episodes: TrajectoryDataset, step: int) -> NDArray[np.float32]:
+    """What all episodes that last so long fulfilled from a step on, [k, 2]."""
+    return episodes.commands[episodes.episode_starts[episodes.episode_lengths > step] + step]
+
+
+def left_of(
     requests: Sequence[tuple[float, float]], step: int, rewards: NDArray[np.float64]
 ) -> NDArray[np.float32]:
     """What is left of requests [k, 2] after so many steps and these rewards."""

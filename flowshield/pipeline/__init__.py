@@ -3,6 +3,7 @@
 from flowshield.pipeline.asking import Question, ask
 from flowshield.pipeline.collecting import collect, dataset_path
 from flowshield.pipeline.evaluating import evaluate
+from flowshield.pipeline.exploring import ExplorerSettings, explore
 from flowshield.pipeline.filming import FilmSettings, film
 from flowshield.pipeline.main_job import run
 from flowshield.pipeline.trained_run import TrainedRun
@@ -10,6 +11,7 @@ from flowshield.pipeline.training import train
 from flowshield.pipeline.tuning import tune
 
 __all__ = [
+    "ExplorerSettings",
     "FilmSettings",
     "Question",
     "TrainedRun",
@@ -17,6 +19,7 @@ __all__ = [
     "collect",
     "dataset_path",
     "evaluate",
+    "explore",
     "film",
     "run",
     "train",

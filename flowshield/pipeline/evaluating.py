@@ -23,6 +23,7 @@ from flowshield.evaluation import (
 )
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import dataset_path
+from flowshield.pipeline.exploring import ExplorerSettings, write_run_explorer
 from flowshield.pipeline.place import on_ray, place, rollout_workers
 from flowshield.pipeline.results import draw_figures, gather_results
 from flowshield.progress import Reporter
@@ -64,17 +65,29 @@ def evaluate(
         reporter.stage("evaluate", f"{name}: {shield.calibration}")
     with folder.timed("evaluate"):
         measured = _measured(config, folder, reporter, subjects)
+    subjects = Evaluator(subjects).subjects  # lends the shields the environment's bound
+    with folder.timed("explore"):
+        explorer = _explorer(config, folder, reporter, subjects)
     results = gather_results(config, folder, command, dataset, parts, measured)
     write_json(folder.results, results)
     with atomic_write(folder.table) as file:
         tables = (markdown_table(results), followed_markdown_table(results))
         file.write("\n".join(filter(None, tables)).encode())
-    write_report(
-        folder.report, results, draw_figures(results, folder, Evaluator(subjects).subjects)
-    )
+    write_report(folder.report, results, draw_figures(results, folder, subjects), explorer)
     folder.send()
     reporter.stage("evaluate", f"wrote {folder.results}, {folder.figures}/ and {folder.report}")
     return results
+
+
+def _explorer(
+    config: DictConfig, folder: RunFolder, reporter: Reporter, subjects: Subjects
+) -> str | None:
+    """Writes the command explorer unless it is there or not wanted; its name beside the report."""
+    settings = ExplorerSettings(**config.evaluation.explorer)
+    wanted = settings.n_episodes > 0 and len(subjects.shields) > 0
+    if wanted and not folder.explorer.exists():
+        write_run_explorer(config, folder, subjects.shields, subjects.test, settings, reporter)
+    return folder.explorer.name if folder.explorer.exists() else None
 
 
 def _subjects(config: DictConfig, folder: RunFolder, test: TrajectoryDataset) -> Subjects:

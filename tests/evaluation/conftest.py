@@ -4,6 +4,20 @@ import copy
 
 import numpy as np
 import pytest
+import torch
+
+from flowshield.data import TrajectoryDataset
+from flowshield.evaluation.command_plane import CommandPlane, plot_projection
+from flowshield.evaluation.explorer import explorer_payload
+from flowshield.evaluation.figures import (
+    plot_calibration,
+    plot_ood_detection,
+    plot_returns,
+    plot_training_curves,
+)
+from flowshield.evaluation.follow_figure import plot_followed
+from flowshield.evaluation.moments_figure import plot_moments
+from flowshield.models.shields import FlowMatchingShield, MixtureShield
 
 COMMANDS = [[200, 280], [50, 350], [10, 500], [300, 400], [1000, 280], [200, 350]]
 # mean return and share crashed, by shield and command: what SHIELDS measured on expert data
@@ -184,3 +198,61 @@ def plane():
         "data_commands": [[200, 280], [210, 290], [190, 270], [220, 260]],
         "bound": 337.0,
     }
+
+
+@pytest.fixture
+def draw(results, plane):
+    shields = results["shields"]
+    return {
+        "followed": lambda: plot_followed(results["followed"]),
+        "returns": lambda: plot_returns(results["cells"]),
+        "detection": lambda: plot_ood_detection({k: v["roc"] for k, v in shields.items()}, 0.05),
+        "calibration": lambda: plot_calibration(
+            {k: v["false_alarms_by_level"] for k, v in shields.items()}
+        ),
+        "projection": lambda: plot_projection(plane),
+        "moments": lambda: plot_moments(moments(plane), "flow matching: log p(H, R | s)"),
+        "training": lambda: plot_training_curves(
+            {k: v["history"] for k, v in results["models"].items()}
+        ),
+    }
+
+
+def moments(plane):
+    later = {**plane, "requests": [[900, 350], [200, 800], [390, 100]], "fulfilled": [[180, 290]]}
+    return {
+        f"step {step} of 197": CommandPlane(**fields)
+        for step, fields in ((0, plane), (49, later), (98, later), (147, plane))
+    }
+
+
+EXPLORED = [(10.0, 12.0), (500.0, 3.0)]  # commands
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(6, 14, 20)
+    terminated = np.zeros(lengths.sum(), bool)
+    terminated[np.cumsum(lengths) - 1] = True
+    rewards = rng.normal(1.0, 0.5, len(terminated))
+    states = rng.normal(size=(len(terminated), 3))
+    return TrajectoryDataset.from_arrays(states, np.zeros((len(states), 2)), rewards, terminated)
+
+
+@pytest.fixture(scope="module")
+def shields(episodes):
+    torch.manual_seed(0)
+    mixture = MixtureShield(3, hidden_dim=8, n_layers=1, n_components=2)
+    flow = FlowMatchingShield(3, hidden_dim=8, n_layers=1, n_components=2, field_dim=8)
+    states, commands = map(torch.as_tensor, (episodes.states, episodes.commands))
+    for shield in (mixture, flow):
+        shield.fit_standardizers(states, commands)
+        shield.eval().calibrate(episodes, alpha=0.2)
+    return {"mixture": mixture, "mine <b>": flow}
+
+
+@pytest.fixture(scope="module")
+def payload(shields, episodes):
+    sizes = {"n_episodes": 2, "n_moments": 2, "n_requests": 4}
+    return explorer_payload(shields, episodes, EXPLORED, **sizes, title="<i>mine</i>")

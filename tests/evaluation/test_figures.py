@@ -21,32 +21,6 @@ from flowshield.evaluation.moments_figure import plot_moments
 NAMES = ["moments", "followed", "returns", "detection", "calibration", "projection", "training"]
 
 
-@pytest.fixture
-def draw(results, plane):
-    shields = results["shields"]
-    return {
-        "followed": lambda: plot_followed(results["followed"]),
-        "returns": lambda: plot_returns(results["cells"]),
-        "detection": lambda: plot_ood_detection({k: v["roc"] for k, v in shields.items()}, 0.05),
-        "calibration": lambda: plot_calibration(
-            {k: v["false_alarms_by_level"] for k, v in shields.items()}
-        ),
-        "projection": lambda: plot_projection(plane),
-        "moments": lambda: plot_moments(moments(plane), "flow matching: log p(H, R | s)"),
-        "training": lambda: plot_training_curves(
-            {k: v["history"] for k, v in results["models"].items()}
-        ),
-    }
-
-
-def moments(plane):
-    later = {**plane, "requests": [[900, 350], [200, 800], [390, 100]], "fulfilled": [[180, 290]]}
-    return {
-        f"step {step} of 197": CommandPlane(**fields)
-        for step, fields in ((0, plane), (49, later), (98, later), (147, plane))
-    }
-
-
 def rendered(figure):
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():

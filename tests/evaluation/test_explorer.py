@@ -1,0 +1,101 @@
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from flowshield.errors import DataError
+from flowshield.evaluation.explorer import explorer_payload, write_explorer
+from flowshield.evaluation.explorer_grid import FINER, chosen_episodes, moment_steps
+
+COMMANDS = [(10.0, 12.0), (500.0, 3.0)]  # as in conftest.py
+
+
+def decoded(text, dtype="<f4"):
+    return np.frombuffer(base64.b64decode(text), dtype)
+
+
+def test_every_number_is_what_the_shield_says(payload, shields, episodes):
+    seen = set()
+    for place, episode in zip(chosen_episodes(episodes, 2), payload["episodes"], strict=True):
+        assert episode["return"] == episodes.episode_returns[place]
+        for moment in episode["moments"]:
+            index = episodes.episode_starts[place] + moment["step"]
+            grid = np.array([[h, r] for r in moment["returns"] for h in moment["horizons"]])
+            requests = torch.tensor(np.concatenate([grid, moment["presets"]]), dtype=torch.float32)
+            state = torch.as_tensor(episodes.states[[index]]).expand(len(requests), -1)
+            for shield, told in zip(shields.values(), moment["shields"], strict=True):
+                score = shield.score(state, requests)
+                np.testing.assert_allclose(decoded(told["score"]), score, atol=1e-4)
+                supported = decoded(told["supported"], "u1").astype(bool)
+                ood = shield.is_ood(state, requests).numpy()
+                # two batches differ in their last bits: at the threshold itself either may be told
+                clear = np.abs(score.numpy() - told["threshold"]) > 1e-4
+                np.testing.assert_array_equal(supported[clear], ~ood[clear])
+                assert told["threshold"] == float(shield.limits(state)[0])
+                there = shield.project_in_detail(state, requests)
+                projected = decoded(told["projected"]).reshape(-1, 2)
+                np.testing.assert_allclose(projected, there.command, rtol=1e-3, atol=1e-3)
+                np.testing.assert_allclose(decoded(told["projectedScore"]), there.score, atol=1e-2)
+                np.testing.assert_array_equal(decoded(told["found"], "u1"), there.supported)
+                seen |= set(supported.tolist())
+    assert seen == {True, False}
+
+
+def test_presets_and_what_was_fulfilled_stand_at_what_is_left(payload, episodes):
+    place = chosen_episodes(episodes, 2)[1]
+    start, moment = episodes.episode_starts[place], payload["episodes"][1]["moments"][1]
+    index = start + moment["step"]
+    assert moment["step"] == episodes.episode_lengths[place] // 2
+    assert moment["fulfilled"] == episodes.commands[index].tolist()
+    left = np.array(COMMANDS) - (moment["step"], episodes.rewards[start:index].sum())
+    np.testing.assert_allclose(moment["presets"], left, rtol=1e-5)
+    assert moment["bound"] is None  # the episodes name no environment
+
+
+def test_the_map_colours_the_grid_points_by_their_verdicts(payload):
+    for moment in (m for episode in payload["episodes"] for m in episode["moments"]):
+        for told in moment["shields"]:
+            width = FINER * 3 + 1
+            above = decoded(told["map"], "i1").reshape(width, width)[::FINER, ::FINER].ravel()
+            score = decoded(told["score"])[:16].astype(float) - told["threshold"]
+            clear = np.abs(score) > 1e-3
+            np.testing.assert_array_equal((above >= 0)[clear], (score >= 0)[clear])
+
+
+def test_the_grid_is_of_whole_steps_and_shows_what_was_fulfilled(payload):
+    for moment in (m for episode in payload["episodes"] for m in episode["moments"]):
+        horizons, returns = np.array(moment["horizons"]), np.array(moment["returns"])
+        assert horizons[0] == 1 and (np.diff(horizons) == np.diff(horizons)[0]).all()
+        assert np.diff(horizons)[0] % 1 == 0
+        assert np.diff(returns) == pytest.approx(np.diff(returns)[0], rel=1e-4)
+        horizon, target = moment["fulfilled"]
+        assert horizon <= horizons[-1] and returns[0] <= target <= returns[-1]
+
+
+def test_episodes_and_moments_are_spread(episodes):
+    returns = episodes.episode_returns[chosen_episodes(episodes, 3)]
+    ranks = np.searchsorted(np.sort(episodes.episode_returns), returns)
+    assert ranks.tolist() == [3, 10, 16]
+    assert sorted(chosen_episodes(episodes, 99)) == list(range(20))
+    assert moment_steps(197, 4) == [0, 49, 98, 147] and moment_steps(2, 5) == [0, 1]
+
+
+def test_the_page_holds_the_payload_escaped_and_fetches_nothing(payload, tmp_path):
+    write_explorer(tmp_path / "explorer.html", payload)
+    html = (tmp_path / "explorer.html").read_text()
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert json.loads(data[1]) == payload
+    assert "<b>" not in html and "<i>mine" not in html and "&lt;i&gt;mine" in html
+    addresses = re.findall(r"https?://[^\s\"']+", html)
+    assert addresses == ["http://www.w3.org/2000/svg"]  # a name, which nothing fetches
+    assert "default-src 'none'" in html
+
+
+def test_what_cannot_be_explored_is_refused(shields, episodes):
+    with pytest.raises(DataError, match="one shield at least"):
+        explorer_payload({}, episodes, COMMANDS)
+    with pytest.raises(DataError, match="two requests an axis, got 2, 5 and 1"):
+        explorer_payload(shields, episodes, COMMANDS, n_requests=1)

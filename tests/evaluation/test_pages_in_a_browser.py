@@ -1,0 +1,125 @@
+"""The pages in a real browser: nothing complains, every figure is there, a drag is answered."""
+
+import base64
+
+import chromium
+import pytest
+
+from flowshield.evaluation.explorer import write_explorer
+from flowshield.evaluation.report import write_report
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        chromium.PROGRAM is None, reason="no chromium or google-chrome is installed"
+    ),
+]
+NO_SIDEWAYS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+REQUEST = "document.querySelector('#told dd').textContent"
+
+
+@pytest.fixture(scope="module")
+def page():
+    with chromium.opened() as page:
+        yield page
+        assert page.complaints == [] and page.fetched == []
+
+
+@pytest.fixture
+def report(tmp_path, results, draw):
+    names = {"projection": "command_plane"}
+    figures = {names.get(name, name): make() for name, make in draw.items() if name != "moments"}
+    write_report(tmp_path / "report.html", results, figures, "explorer.html")
+    return tmp_path / "report.html"
+
+
+def test_the_report_opens_with_all_its_figures_light_and_dark(page, report):
+    corner = """(async () => {
+        const image = document.images[0];
+        const canvas = document.createElement('canvas');
+        canvas.width = canvas.height = 9;
+        const context = canvas.getContext('2d');
+        context.drawImage(image, 0, 0);
+        return [...context.getImageData(4, 4, 1, 1).data];
+    })()"""
+    decoded = "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
+    paper = {"light": [255, 255, 255, 255], "dark": [0x1D, 0x21, 0x26, 255]}
+    for width, scheme in ((1280, "light"), (390, "dark")):
+        page.look(width, scheme=scheme)
+        page.open(report)
+        widths = page.run(decoded)
+        assert len(widths) == 6 and min(widths) > 300
+        assert page.run(corner) == paper[scheme]
+        assert page.run(NO_SIDEWAYS)
+    assert report.stat().st_size < 5e6
+    assert page.complaints == [] and page.fetched == []
+
+
+@pytest.fixture
+def explorer(tmp_path, payload):
+    write_explorer(tmp_path / "explorer.html", payload)
+    return tmp_path / "explorer.html"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_explorer_answers_a_drag_and_the_keys(page, explorer, payload, width, scheme):
+    page.look(width, scheme=scheme)
+    page.open(explorer)
+    assert page.run(NO_SIDEWAYS)
+    moment = payload["episodes"][-1]["moments"][0]
+    box = page.run("(() => { const b = frame().box; return [b.x, b.y]; })()")
+
+    def place(column, row):
+        h, r = moment["horizons"][column], moment["returns"][row]
+        x, y = page.run(f"(() => {{ const f = frame(); return [f.x({h}), f.y({r})]; }})()")
+        return box[0] + x, box[1] + y
+
+    def shown(column, row):
+        h, r = moment["horizons"][column], moment["returns"][row]
+        return f"({h:.0f}, {r:.1f})".replace("-", "−")
+
+    page.mouse("Pressed", *place(1, 1))
+    assert page.run(REQUEST) == shown(1, 1)
+    page.mouse("Moved", *place(3, 2))
+    assert page.run(REQUEST) == shown(3, 2)
+    page.mouse("Released", *place(3, 2))
+    page.mouse("Moved", *place(0, 0))
+    assert page.run(REQUEST) == shown(3, 2)  # it was let go
+    page.key("ArrowLeft")
+    page.key("ArrowUp")
+    assert page.run(REQUEST) == shown(2, 3)
+    assert page.complaints == [] and page.fetched == []
+
+
+def test_every_request_is_told_as_the_payload_says(page, explorer, payload):
+    page.look()
+    page.open(explorer)
+    told = page.run("""(() => {
+        const answers = [];
+        for (const shield of data.shields.keys()) {
+            state.shield = shield;
+            for (let row = 0; row < 4; row++) for (let column = 0; column < 4; column++) {
+                ask(column, row);
+                const moved = svg.querySelector('#projection') !== null;
+                answers.push([at('verdict').textContent, moved]);
+            }
+        }
+        return answers;
+    })()""")
+    moment = payload["episodes"][-1]["moments"][0]
+    supported = [base64.b64decode(shield["supported"])[:16] for shield in moment["shields"]]
+    expected = [
+        ["supported", False] if one else ["not supported", True] for s in supported for one in s
+    ]
+    assert told == expected
+
+
+def test_moments_and_presets_are_picked(page, explorer, payload):
+    page.look()
+    page.open(explorer)
+    page.run("at('moment').value = 1, at('moment').dispatchEvent(new Event('input')), 0")
+    later = payload["episodes"][-1]["moments"][1]
+    assert page.run("at('step').textContent").startswith(f"step {later['step']} of")
+    page.run("at('presets').querySelectorAll('button')[1].click(), 0")
+    horizon, target = later["presets"][1]
+    assert page.run(REQUEST) == f"({horizon:.0f}, {target:.1f})".replace("-", "−")
