@@ -14,6 +14,8 @@ from flowshield.evaluation.report_table import ReportTable
 from flowshield.evaluation.wording import MISSING, decimals_for, number
 
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+# what a dataset says only once it was saved: the run that collected it shall say the same
+_OF_THE_FILE = {"format_version", "flowshield_version", "n_episodes", "n_truncated"}
 
 
 def dataset_record(
@@ -43,7 +45,7 @@ def dataset_record(
         "return_quantiles": _quantiles(returns),
         "length_quantiles": _quantiles(dataset.episode_lengths),
         "behaviours": kinds,
-        "metadata": dict(metadata),
+        "metadata": {k: v for k, v in metadata.items() if k not in _OF_THE_FILE},
         "splits": {name: part.n_episodes for name, part in parts.items()},
     }
 
@@ -75,7 +77,6 @@ def _card(dataset: Mapping[str, Any]) -> ReportTable:
         "lengths, steps": _spread(dataset.get("length_quantiles")),
         "split by episode": splits or None,
         "behaviour": _json(metadata.get("behaviour")),
-        "made by flowshield": metadata.get("flowshield_version"),
     }
     rows = tuple((name, str(value)) for name, value in known.items() if value is not None)
     return ReportTable(

@@ -181,6 +181,19 @@ def test_the_dataset_card_says_what_there_is(tmp_path):
     assert "unnamed 2 1.50 0.00 3.00 3" in text
 
 
+def test_a_dataset_says_the_same_before_and_after_it_was_saved(tmp_path):
+    arrays = {"states": [[0.0]] * 2, "actions": [[0.0]] * 2, "rewards": [1.0, 2.0]}
+    dataset = TrajectoryDataset.from_arrays(
+        **{name: np.array(values) for name, values in arrays.items()},
+        terminated=np.array([False, True]),
+        metadata={"env": "mine", "seed": 4},
+    )
+    dataset.save(tmp_path / "a.npz")
+    again = TrajectoryDataset(tmp_path / "a.npz")
+    assert again.metadata != dataset.metadata
+    assert dataset_record(again, {"train": again}) == dataset_record(dataset, {"train": dataset})
+
+
 def test_light_dark_and_paper(results):
     html = render_report(results, {})
     for said in ("prefers-color-scheme: dark", "@media print", "width=device-width"):
