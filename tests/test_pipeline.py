@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TINY
 
 from flowshield.cli import main
@@ -75,6 +76,45 @@ def test_a_run_leaves_everything_it_promises(finished):
         assert record["n_episodes"] == len(record["achieved"]) == 2 * n_starts, name
     assert "supported by" in (finished / "table.md").read_text()
     assert not list(finished.rglob(".*"))  # no temporary file is left
+
+
+def events_of(folder):
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+def test_tensorboard_shows_training_calibration_scores_and_the_report(finished):
+    shields = ("quantile", "mixture", "diffusion", "flow_matching")
+    for name in ("agent", *shields):
+        events = events_of(finished / "tensorboard" / name)
+        history = json.loads((finished / "models" / f"{name}.json").read_text())["history"]
+        for key in ("train_loss", "validation_loss", "learning_rate", "gradient_norm"):
+            found = [(event.step, event.value) for event in events.Scalars(key)]
+            assert found == [(row["epoch"], pytest.approx(row[key])) for row in history], key
+        assert "_hparams_/session_start_info" in events.summary_metadata
+    for name in shields:
+        shield = BaseShield.load(finished / "models" / f"{name}.pt")
+        events = events_of(finished / "tensorboard" / name)
+        (threshold,) = events.Scalars("calibration/threshold")
+        assert threshold.value == pytest.approx(shield.calibration.thresholds[0])
+        (scores,) = events.Histograms("scores/calibration")
+        assert scores.histogram_value.num == shield.calibration.n[0]
+    events, content = events_of(finished / "tensorboard" / "evaluation"), results(finished)
+    figures = {p.stem for p in (finished / "figures").glob("*.png")}
+    assert set(events.Tags()["images"]) == {f"figures/{name}" for name in figures}
+    for name in shields:
+        levels = content["shields"][name]["false_alarms_by_level"]
+        assert [(e.step, e.value) for e in events.Scalars(f"calibration/{name}")] == [
+            (round(100 * level["alpha"]), pytest.approx(level["rate"])) for level in levels
+        ]
+        (true,) = events.Histograms(f"scores/{name}/true")
+        assert true.histogram_value.num == 60
+        assert events.Histograms(f"scores/{name}/impossible")
+    assert events.Scalars("return/none/200_280")[0].value == pytest.approx(
+        content["cells"][0]["return_mean"]
+    )
+    assert "_hparams_/session_start_info" in events.summary_metadata
 
 
 def test_cells_of_a_command_differ_only_by_what_the_shield_changed(finished):

@@ -23,6 +23,7 @@ from flowshield.evaluation import (
 )
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import dataset_path
+from flowshield.pipeline.dashboard import log_evaluation
 from flowshield.pipeline.exploring import ExplorerSettings, write_run_explorer
 from flowshield.pipeline.place import on_ray, place, rollout_workers
 from flowshield.pipeline.results import draw_figures, gather_results
@@ -73,7 +74,9 @@ def evaluate(
     with atomic_write(folder.table) as file:
         tables = (markdown_table(results), followed_markdown_table(results))
         file.write("\n".join(filter(None, tables)).encode())
-    write_report(folder.report, results, draw_figures(results, folder, subjects), explorer)
+    figures = draw_figures(results, folder, subjects)
+    write_report(folder.report, results, figures, explorer)
+    log_evaluation(config, folder, results, figures, subjects)
     folder.send()
     reporter.stage("evaluate", f"wrote {folder.results}, {folder.figures}/ and {folder.report}")
     return results

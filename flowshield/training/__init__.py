@@ -12,6 +12,7 @@ from flowshield.training.device import resolve_device
 from flowshield.training.early_stopping import EarlyStopping
 from flowshield.training.fit import fit
 from flowshield.training.fit_settings import FitResult, FitSettings
+from flowshield.training.hyperparameters import hyperparameters
 from flowshield.training.learning_rate import LearningRateScheduler
 from flowshield.training.logger import Logger
 from flowshield.training.trainer import Trainer
@@ -28,6 +29,7 @@ __all__ = [
     "Trainer",
     "compute_hindsight_commands",
     "fit",
+    "hyperparameters",
     "load_checkpoint",
     "resolve_device",
     "sample_future_commands",

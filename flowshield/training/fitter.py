@@ -3,20 +3,21 @@
 __all__ = ["Fitter", "OnEpoch", "asked_workers"]
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from flowshield.errors import ConfigError, DataError
 from flowshield.filesystem import is_uri
 from flowshield.training.fit import fit
 from flowshield.training.fit_settings import FitResult, FitSettings
+from flowshield.training.hyperparameters import hyperparameters
 from flowshield.training.logger import Logger
 from flowshield.training.worker import Judge, Worker
 
@@ -84,46 +85,57 @@ class Fitter:
         *,
         learning_rate: float | None = None,
         judge: Judge | None = None,
+        logger: Logger,
     ) -> FitResult:
         """Fits one model and leaves it with the weights of its best epoch.
 
         Args:
-            name: Its folder among checkpoints and events; it names its random stream too.
+            name: Its folder among checkpoints; it names its random stream too.
             model: See `flowshield.training.fit.fit`.
             train: Likewise.
             validation: Likewise.
             n_epochs: Epochs at most.
             learning_rate: None = the config's.
             judge: Looks on in this process; there may be none on Ray.
+            logger: Hears of every epoch, of resumed ones again, and of what came of all.
 
         Raises:
             DataError: See `flowshield.training.fit.fit`; the message begins with the name.
         """
         settings = self._settings(name, n_epochs, learning_rate)
-        log_dir = str(Path(self._config.log_dir) / name)
-        with Logger(log_dir, use_wandb=self._config.use_wandb) as logger:
-            logger.log_config(OmegaConf.to_container(self._config))  # type: ignore[arg-type]
 
-            def on_epoch(record: dict[str, float]) -> None:
-                for key, value in record.items():
-                    if key != "epoch":
-                        logger.log_scalar(key, value, int(record["epoch"]))
-                if self._on_epoch is not None:
-                    self._on_epoch(name, record)
+        def on_epoch(record: dict[str, float]) -> None:
+            for key, value in record.items():
+                if key != "epoch":
+                    logger.log_scalar(key, value, int(record["epoch"]))
+            if self._on_epoch is not None:
+                self._on_epoch(name, record)
 
-            run = self._on_workers() if self.on_ray else self._here(judge)
-            try:
-                return run(
-                    model,
-                    train,
-                    validation,
-                    settings,
-                    checkpoint_dir=f"{self._checkpoint_dir}/{name}",
-                    resume=self._resume,
-                    on_epoch=on_epoch,
-                )
-            except DataError as error:  # several models may be under way
-                raise DataError(f"{name}: {error}") from error
+        run = self._on_workers() if self.on_ray else self._here(judge)
+        try:
+            result = run(
+                model,
+                train,
+                validation,
+                settings,
+                checkpoint_dir=f"{self._checkpoint_dir}/{name}",
+                resume=self._resume,
+                on_epoch=on_epoch,
+            )
+        except DataError as error:  # several models may be under way
+            raise DataError(f"{name}: {error}") from error
+        best = {"best_validation_loss": result.validation_loss}
+        logger.log_hparams(hyperparameters(self._config), best)
+        return result
+
+    @contextmanager
+    def logger(self, name: str) -> Iterator[Logger]:
+        """The logger of a model, with the config in it; closed when the body ends."""
+        folder = Path(self._config.log_dir) / name
+        # a resumed fit tells of its earlier epochs again
+        with Logger(folder, use_wandb=self._config.use_wandb, anew=True) as logger:
+            logger.log_config(self._config)
+            yield logger
 
     def at_once(self, n_models: int) -> int:
         """How many of so many models to begin side by side: in this process 1."""

@@ -29,7 +29,10 @@ class Logger:
     Args:
         log_dir: Folder of the TensorBoard event file; made where missing.
         use_wandb: Whether to log to Weights & Biases as well, project "flowshield", the run named
-            after the folder. Its environment variables (WANDB_MODE=offline, ...) apply.
+            after the folder and grouped by the folder around it. Its environment variables
+            (WANDB_MODE=offline, ...) apply.
+        anew: Whether what an earlier logger wrote to this folder no longer counts, because all of
+            it is about to be logged again.
 
     Raises:
         ConfigError: `use_wandb` without the package.
@@ -40,7 +43,7 @@ class Logger:
         ...     logger.log_scalar("loss/train", 0.5, step=1)
     """
 
-    def __init__(self, log_dir: str | Path, use_wandb: bool = False) -> None:
+    def __init__(self, log_dir: str | Path, use_wandb: bool = False, *, anew: bool = False) -> None:
         # W&B first: without the package, no empty event file is left behind
         self._wandb = _import_wandb() if use_wandb else None
         # importing TensorBoard takes a second that only those who log should pay
@@ -49,11 +52,18 @@ class Logger:
         self._log_dir = Path(log_dir)
         threading.excepthook = _without_tensorboard
         with explained_write(self._log_dir):
-            self._writer = SummaryWriter(str(log_dir))
+            # TensorBoard drops what it read in this folder from the purged step on
+            self._writer = SummaryWriter(str(log_dir), purge_step=0 if anew else None)
         self._run = None
         if self._wandb is not None:
             path = Path(log_dir)
-            self._run = self._wandb.init(project="flowshield", name=path.name, dir=str(path))
+            self._run = self._wandb.init(
+                project="flowshield",
+                name=path.name,
+                group=str(path.parent),
+                dir=str(path),
+                reinit="create_new",  # models that train side by side have a run each
+            )
             # W&B's own step may not go back, but an evaluation and a fit each count from 0
             self._run.define_metric("*", step_metric="step")
 
@@ -99,6 +109,27 @@ class Logger:
             self._writer.add_text("config", block)
         if self._run is not None:
             self._run.config.update(json.loads(text), allow_val_change=True)
+
+    def log_hparams(
+        self, values: Mapping[str, bool | int | float | str], metrics: Mapping[str, float]
+    ) -> None:
+        """Logs one row of the HParams table: what was set, and what came of it.
+
+        Args:
+            values: By name, such as `flowshield.training.hyperparameters` makes of a config.
+            metrics: By name; they are logged as scalars too, at step 0.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        # not the writer's add_hparams, which makes a run of its own for them in a folder below
+        file_writer: Any = self._writer.file_writer
+        with explained_write(self._log_dir):
+            for summary in hparams(dict(values), dict(metrics)):  # type: ignore[no-untyped-call]
+                file_writer.add_summary(summary, 0)
+        for name, value in metrics.items():
+            self.log_scalar(name, value, 0)
+        if self._run is not None:
+            self._run.config.update({"hparams": dict(values)}, allow_val_change=True)
 
     def close(self) -> None:
         """Writes everything out. A second call does nothing."""

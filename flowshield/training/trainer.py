@@ -19,6 +19,7 @@ from flowshield.training.device import resolve_device
 from flowshield.training.fit_settings import FitResult
 from flowshield.training.fitter import Fitter, OnEpoch
 from flowshield.training.generators import seeded
+from flowshield.training.log_calibration import log_calibration
 from flowshield.training.side_by_side import side_by_side
 from flowshield.training.worker import Judge, Worker
 
@@ -103,7 +104,10 @@ class Trainer:
         agent = self._seeded(lambda: UDRLAgent(dataset.state_dim, dataset.action_dim, **settings))
         agent.fit_standardizers(train.states, train.commands)
         epochs = self.config.n_epochs if n_epochs is None else n_epochs
-        self.results["agent"] = self._fitter.fit("agent", agent, train, validation, epochs)
+        with self._fitter.logger("agent") as logger:
+            self.results["agent"] = self._fitter.fit(
+                "agent", agent, train, validation, epochs, logger=logger
+            )
         return agent
 
     def train_shield(
@@ -150,16 +154,19 @@ class Trainer:
             train.tensors.states.to(self.device), self.config.calibration.groups, self.config.seed
         )
         epochs = self.config.shield_epochs if n_epochs is None else n_epochs
-        self.results[shield_type] = self._fitter.fit(
-            shield_type,
-            shield,
-            train,
-            validation,
-            epochs,
-            learning_rate=learning_rate,
-            judge=judge,
-        )
-        self.calibrate(shield, parts["calibration"], groups)
+        with self._fitter.logger(shield_type) as logger:
+            result = self.results[shield_type] = self._fitter.fit(
+                shield_type,
+                shield,
+                train,
+                validation,
+                epochs,
+                learning_rate=learning_rate,
+                judge=judge,
+                logger=logger,
+            )
+            calibration = self.calibrate(shield, parts["calibration"], groups)
+            log_calibration(logger, calibration, result.best_epoch)
         return shield
 
     def train(

@@ -1,5 +1,5 @@
 import sys
-from types import SimpleNamespace
+import time
 
 import matplotlib
 import numpy as np
@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flowshield.errors import ConfigError, DataError
+from flowshield.training import hyperparameters
 from flowshield.training.logger import Logger
 
 matplotlib.use("agg")
@@ -85,41 +86,58 @@ def test_wandb_without_the_package_names_the_extra_and_leaves_no_file(tmp_path, 
     assert not (tmp_path / "new").exists()
 
 
-class FakeRun:
-    """Stands in for a W&B run: keeps what it is given."""
+def test_a_row_of_the_hparams_table_comes_back(tmp_path):
+    from tensorboard.plugins.hparams import metadata
 
-    def __init__(self):
-        self.seen, self.logged, self.metrics, self.finished = {}, [], [], 0
-        self.config = SimpleNamespace(update=lambda new, allow_val_change: self.seen.update(new))
+    with Logger(tmp_path) as logger:
+        logger.log_hparams({"seed": 42, "model.activation": "silu", "ema": True}, {"loss": 0.5})
+    events = read(tmp_path)
+    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    row = metadata.parse_session_start_info_plugin_data(content).hparams
+    assert (row["seed"].number_value, row["ema"].number_value) == (42, 1)
+    assert row["model.activation"].string_value == "silu"
+    content = events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
+    experiment = metadata.parse_experiment_plugin_data(content)
+    assert [metric.name.tag for metric in experiment.metric_infos] == ["loss"]
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(0, 0.5)]
 
-    def define_metric(self, name, step_metric):
-        self.metrics.append((name, step_metric))
 
-    def log(self, values):
-        self.logged.append(values)
+@pytest.mark.parametrize(("anew", "steps"), [(True, [1]), (False, [2, 1])])
+def test_a_logger_that_starts_anew_replaces_what_was_there(tmp_path, anew, steps):
+    for step in (2, 1):
+        with Logger(tmp_path, anew=anew) as logger:
+            logger.log_scalar("loss", step, step)
+        time.sleep(1.1)  # the files are named after the second, and read in that order
+    assert [event.step for event in read(tmp_path).Scalars("loss")] == steps
 
-    def finish(self):
-        self.finished += 1
+
+def test_every_setting_is_a_hyperparameter_but_where_it_runs_and_logs():
+    config = OmegaConf.create(
+        {"seed": 1, "log_dir": "x", "ray": {"num_workers": 2}, "a": {"b": None, "c": [1, 2]}}
+    )
+    assert hyperparameters(config) == {"seed": 1, "a.b": "null", "a.c": "[1, 2]"}
 
 
 def test_wandb_gets_the_same_under_the_same_names(tmp_path, monkeypatch):
-    run = FakeRun()
-    fake = SimpleNamespace(
-        init=lambda **settings: run, Histogram=lambda values: len(values), Image=lambda shown: shown
-    )
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    shown = figure()
-    with Logger(tmp_path, use_wandb=True) as logger:
-        logger.log_config({"seed": 42})
-        logger.log_scalar("loss", 0.5, 3)
-        logger.log_histogram("weights", np.ones(5), 2)
-        logger.log_figure("plane", shown, 1)
-    assert run.seen == {"seed": 42}
-    assert run.metrics == [("*", "step")]
-    assert run.logged == [
-        {"loss": 0.5, "step": 3},
-        {"weights": 5, "step": 2},
-        {"plane": shown, "step": 1},
-    ]
-    assert run.finished == 1
-    assert read(tmp_path).Scalars("loss")[0].step == 3
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    # two at once, as models that train side by side
+    with (
+        Logger(tmp_path / "agent", use_wandb=True) as agent,
+        Logger(tmp_path / "quantile", use_wandb=True) as shield,
+    ):
+        agent.log_config({"seed": 42})
+        agent.log_scalar("train_loss", 0.5, 3)
+        shield.log_scalar("train_loss", 0.25, 1)
+        shield.log_histogram("scores/calibration", np.ones(5), 2)
+        shield.log_figure("figures/plane", figure(), 1)
+        shield.log_hparams({"seed": 42}, {"best_validation_loss": 2.0})
+    (of_agent,) = (tmp_path / "agent").rglob("*.wandb")
+    (of_shield,) = (tmp_path / "quantile").rglob("*.wandb")  # its file holds names uncompressed
+    events = read(tmp_path / "quantile")
+    names = [*events.Tags()["scalars"], *events.Tags()["histograms"], *events.Tags()["images"]]
+    assert len(names) == 4
+    for name in names:
+        assert name.encode() in of_shield.read_bytes(), name
+    assert b"train_loss" in of_agent.read_bytes()
+    assert b"scores/calibration" not in of_agent.read_bytes()

@@ -11,7 +11,7 @@ from flowshield.config import compose
 from flowshield.data import TrajectoryDataset
 from flowshield.errors import ConfigError, DataError
 from flowshield.models import BaseShield, UDRLAgent
-from flowshield.training import Trainer, fitter
+from flowshield.training import FitResult, Trainer, fitter
 from flowshield.training.fitter import asked_workers
 from flowshield.training.worker import InProcessWorker
 
@@ -63,9 +63,12 @@ def episodes(rows):
 def fits(monkeypatch):
     """What the trainer asks of `fit`, which then does nothing."""
     asked = []
-    monkeypatch.setattr(
-        fitter, "fit", lambda *arguments, **options: asked.append((arguments, options))
-    )
+
+    def note(*arguments, **options):
+        asked.append((arguments, options))
+        return FitResult(history=[], best_epoch=1, validation_loss=0.0, stopped_early=False)
+
+    monkeypatch.setattr(fitter, "fit", note)
     return asked
 
 
@@ -100,6 +103,7 @@ def test_epochs_are_the_specs_unless_they_are_given(tmp_path, monkeypatch, datas
     config = OmegaConf.load("configs/train.yaml")
     config.device, config.log_dir = "cpu", str(tmp_path)
     monkeypatch.setattr(Trainer, "calibrate", lambda *_: 0.0)
+    monkeypatch.setattr("flowshield.training.trainer.log_calibration", lambda *_: None)
     trainer = Trainer(config)
     trainer.train(dataset)
     trainer.train_udrl(dataset, n_epochs=7)
