@@ -1,9 +1,10 @@
+import errno
 import os
 import stat
 
 import pytest
 
-from flowshield.atomic import atomic_write
+from flowshield.atomic import atomic_folder, atomic_write
 
 
 class Full(OSError):
@@ -83,3 +84,37 @@ def test_permissions_are_those_of_any_new_file(tmp_path, umask):
     finally:
         assert os.umask(before) == umask  # asking for the mask must not change it
     assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("fails_at", ["the body", "the rename"])
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch, fails_at):
+    target = tmp_path / "folder"
+    with atomic_folder(target) as new:
+        (new / "a").write_text("old")
+    rename = os.rename
+
+    def refusing(source, place):
+        if str(source).endswith(".new"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(source, place)
+
+    monkeypatch.setattr("flowshield.atomic.os.rename", refusing)
+    with pytest.raises(OSError, match="No space left"), atomic_folder(target) as new:
+        (new / "a").write_text("new")
+        if fails_at == "the body":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (target / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["folder"]
+    monkeypatch.undo()
+    with atomic_folder(target) as new:
+        (new / "a").write_text("new")
+    assert (target / "a").read_text() == "new"
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_folder_does_not_take_the_place_of_a_file(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="file"), atomic_folder(tmp_path / "file") as new:
+        (new / "a").write_text("new")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["file"]

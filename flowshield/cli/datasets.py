@@ -50,9 +50,11 @@ def _export_minari(parsed: argparse.Namespace, reporter: Reporter, typed: str) -
 
 def _write(command: str, source: str, target: str, force: bool, reporter: Reporter) -> None:
     from flowshield.data.conversion import convert
+    from flowshield.data.minari import is_minari
 
     arrays = convert(source, target, force=force)
-    for note in arrays.metadata.get("minari", {}).get("not_kept", ()):
+    lost = arrays.metadata.get("minari", {}).get("not_kept", ()) if is_minari(source) else ()
+    for note in lost:
         reporter.stage(command, f"not kept: {note}")
     reporter.stage(command, f"wrote {target}: {len(arrays.ends)} episodes, {len(arrays)} steps")
 
