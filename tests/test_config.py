@@ -98,6 +98,30 @@ def _names_in_sources(package):
     return names
 
 
+# ------------------------------------------------------------------ what follows the environment
+
+
+def test_every_environment_brings_its_behaviour_and_another_may_be_asked_for():
+    assert set(options("env")) <= set(options("behaviour"))
+    own = compose("run", ["env=cartpole"]).behaviour
+    assert own == OmegaConf.load(config_dir() / "behaviour" / "cartpole.yaml")
+    assert compose("run").behaviour == compose("run", ["behaviour=mixed"]).behaviour
+    asked = compose("run", ["env=cartpole", "behaviour=random"]).behaviour
+    assert [part.kind for part in asked.components] == ["random"]
+
+
+def test_what_counts_as_met_and_how_the_agent_acts_follow_the_environment():
+    there = compose("run", ["env=highway"])
+    assert there.evaluation.bound_margin == there.evaluation.followed.return_tolerance == 2.0
+    assert there.evaluation.deterministic is True
+    assert compose("run", ["env=cartpole"]).evaluation.deterministic is False
+    own = compose("run", ["env=highway", "evaluation.bound_margin=7", "env.return_step=3"])
+    assert own.evaluation.bound_margin == 7.0
+    assert own.evaluation.followed.return_tolerance == 3.0
+    with pytest.raises(ConfigError, match="'evaluation.deterministic': expected true or false"):
+        compose("run", ["evaluation.deterministic=often"])
+
+
 # ------------------------------------------------------------------ compose
 
 

@@ -4,20 +4,23 @@ __all__ = ["TrajectoryArrays", "arrays_from_episodes", "checked_arrays"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flowshield.data.episode import Episode
-from flowshield.data.hindsight import (
-    compute_hindsight_commands,
-    episode_ends,
-    place_of_step,
+from flowshield.data.array_checks import (
+    checked_actions,
+    checked_flags,
+    checked_levels,
+    checked_names,
+    checked_numbers,
+    checked_shape,
+    checked_whole,
 )
+from flowshield.data.episode import Episode
+from flowshield.data.hindsight import compute_hindsight_commands, episode_ends
 from flowshield.errors import DataError, ShapeError
-
-_Real = TypeVar("_Real", bound=np.floating[Any])
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,30 +164,32 @@ def checked_arrays(
             episode.
         ShapeError: An array has another shape than said above.
     """
-    n_steps, state_dim = _shaped(states, "states", source, (None, None)).shape
-    ended = _flags(terminated, "terminated", source, n_steps)
-    cut = _flags(
+    n_steps, state_dim = checked_shape(states, "states", source, (None, None)).shape
+    ended = checked_flags(terminated, "terminated", source, n_steps)
+    cut = checked_flags(
         np.zeros(n_steps) if truncated is None else truncated, "truncated", source, n_steps
     )
     ends = _finished_ends(ended, cut, source)
     n = len(ends)
     cut[-1] |= not ended[-1]
-    checked_rewards = _numbers(rewards, "rewards", source, (n_steps,), np.float64, ends)
+    checked_rewards = checked_numbers(rewards, "rewards", source, (n_steps,), np.float64, ends)
     _check_returns(checked_rewards, ended | cut, source)
     return _counted(
         TrajectoryArrays(
-            states=_numbers(states, "states", source, (n_steps, state_dim), np.float32, ends),
-            actions=_actions(actions, source, ends, (metadata or {}).get("n_actions")),
+            states=checked_numbers(
+                states, "states", source, (n_steps, state_dim), np.float32, ends
+            ),
+            actions=checked_actions(actions, source, ends, (metadata or {}).get("n_actions")),
             rewards=checked_rewards,
             terminated=ended,
             truncated=cut,
             ends=ends,
-            behaviours=_names(behaviours, n, source),
-            levels=_levels(levels, n, source),
-            indices=np.arange(n) if indices is None else _whole(indices, n, source),
+            behaviours=checked_names(behaviours, n, source),
+            levels=checked_levels(levels, n, source),
+            indices=np.arange(n) if indices is None else checked_whole(indices, n, source),
             final_states=None
             if final_states is None
-            else _numbers(final_states, "final_states", source, (n, state_dim), np.float32),
+            else checked_numbers(final_states, "final_states", source, (n, state_dim), np.float32),
             metadata=metadata or {},
         )
     )
@@ -215,99 +220,3 @@ def _finished_ends(
             "there is no hindsight command: collect at least one whole episode"
         )
     return episode_ends(dones)
-
-
-def _shaped(
-    values: ArrayLike, name: str, source: str, shape: tuple[int | None, ...]
-) -> NDArray[Any]:
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ShapeError(f"{source}: {name} is no rectangular array: {error}") from error
-    wanted = "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
-    fits = array.ndim == len(shape) and all(
-        size in (None, got) for size, got in zip(shape, array.shape, strict=False)
-    )
-    if not fits:
-        raise ShapeError(f"{source}: expected {name} {wanted}, got shape {list(array.shape)}")
-    if not array.size:
-        raise DataError(f"{source}: {name} is empty; expected at least one step")
-    return array
-
-
-def _numbers(
-    values: ArrayLike,
-    name: str,
-    source: str,
-    shape: tuple[int | None, ...],
-    dtype: type[_Real],
-    ends: NDArray[np.intp] | None = None,
-) -> NDArray[_Real]:
-    """Numbers of each step where there are `ends`, else of each episode."""
-    array = _shaped(values, name, source, shape)
-    if array.dtype.kind not in "fiub":
-        raise DataError(f"{source}: expected numbers as {name}, got {array.dtype}")
-    with np.errstate(over="ignore"):  # what does not fit is infinite, and named below
-        numbers = array.astype(dtype)
-    finite = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
-    if not finite.all():
-        place = int(np.argmin(finite))
-        where = f"episode {place}" if ends is None else place_of_step(place, ends)
-        raise DataError(
-            f"{source}: {name}[{place}] is {array[place].tolist()} ({where}); expected finite "
-            f"numbers that {np.dtype(dtype)} can hold: remove its episode "
-            f"({int((~finite).sum())} such entries in all)"
-        )
-    return numbers
-
-
-def _actions(
-    values: ArrayLike, source: str, ends: NDArray[np.intp], n_actions: Any
-) -> NDArray[np.float32] | NDArray[np.int64]:
-    n_steps = int(ends[-1]) + 1
-    if n_actions is None:
-        return _numbers(values, "actions", source, (n_steps, None), np.float32, ends)
-    if type(n_actions) is not int or n_actions < 1:
-        raise DataError(f"{source}: expected n_actions >= 1 in the metadata, got {n_actions!r}")
-    one_a_step = np.ndim(values) == 1
-    shape = (n_steps,) if one_a_step else (n_steps, 1)
-    numbers = _numbers(values, "actions", source, shape, np.float64, ends)
-    wrong = (numbers < 0) | (numbers >= n_actions) | (numbers % 1 != 0)
-    if wrong.any():
-        raise DataError(
-            f"{source}: expected discrete actions 0..{n_actions - 1}, got {numbers[wrong][0]:g} "
-            f"({int(wrong.sum())} such entries in all)"
-        )
-    return numbers.astype(np.int64).reshape(-1, 1)
-
-
-def _flags(values: ArrayLike, name: str, source: str, n_steps: int) -> NDArray[np.bool_]:
-    array = _shaped(values, name, source, (n_steps,))
-    if array.dtype.kind not in "fiub" or not np.isin(array, (0, 1)).all():
-        raise DataError(f"{source}: expected flags 0 or 1 as {name}, got {array.dtype} {array}")
-    return array.astype(np.bool_)
-
-
-def _names(values: ArrayLike | None, n_episodes: int, source: str) -> NDArray[np.str_]:
-    if values is None:
-        return np.full(n_episodes, "", dtype=np.str_)
-    array = _shaped(values, "behaviours", source, (n_episodes,))
-    if array.dtype.kind != "U":
-        raise DataError(f"{source}: expected text as behaviours, got {array.dtype}")
-    return array
-
-
-def _levels(values: ArrayLike | None, n_episodes: int, source: str) -> NDArray[np.float64]:
-    if values is None:
-        return np.full(n_episodes, np.nan)
-    array = _shaped(values, "levels", source, (n_episodes,))
-    if array.dtype.kind not in "fiu":
-        raise DataError(f"{source}: expected numbers as levels, got {array.dtype}")
-    return array.astype(np.float64)
-
-
-def _whole(values: ArrayLike, n_episodes: int, source: str) -> NDArray[np.intp]:
-    array = _shaped(values, "indices", source, (n_episodes,))
-    if array.dtype.kind not in "iu":
-        raise DataError(f"{source}: expected whole numbers as indices, got {array.dtype}")
-    return array.astype(np.intp)

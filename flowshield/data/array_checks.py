@@ -1,0 +1,127 @@
+"""Checks of the single arrays of a dataset, each named with its source where it is wrong."""
+
+__all__ = [
+    "checked_actions",
+    "checked_flags",
+    "checked_levels",
+    "checked_names",
+    "checked_numbers",
+    "checked_shape",
+    "checked_whole",
+]
+
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flowshield.data.hindsight import place_of_step
+from flowshield.errors import DataError, ShapeError
+
+_Real = TypeVar("_Real", bound=np.floating[Any])
+
+_MOST_ACTIONS = 65_536  # an agent has a weight vector for each: a file must not ask for billions
+
+
+def checked_shape(
+    values: ArrayLike, name: str, source: str, shape: tuple[int | None, ...]
+) -> NDArray[Any]:
+    """An array that is not empty, of this shape; None = of any size."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ShapeError(f"{source}: {name} is no rectangular array: {error}") from error
+    wanted = "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
+    fits = array.ndim == len(shape) and all(
+        size in (None, got) for size, got in zip(shape, array.shape, strict=False)
+    )
+    if not fits:
+        raise ShapeError(f"{source}: expected {name} {wanted}, got shape {list(array.shape)}")
+    if not array.size:
+        raise DataError(f"{source}: {name} is empty; expected at least one step")
+    return array
+
+
+def checked_numbers(
+    values: ArrayLike,
+    name: str,
+    source: str,
+    shape: tuple[int | None, ...],
+    dtype: type[_Real],
+    ends: NDArray[np.intp] | None = None,
+) -> NDArray[_Real]:
+    """Numbers of each step where there are `ends`, else of each episode."""
+    array = checked_shape(values, name, source, shape)
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{source}: expected numbers as {name}, got {array.dtype}")
+    with np.errstate(over="ignore"):  # what does not fit is infinite, and named below
+        numbers = array.astype(dtype)
+    finite = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
+    if not finite.all():
+        place = int(np.argmin(finite))
+        where = f"episode {place}" if ends is None else place_of_step(place, ends)
+        raise DataError(
+            f"{source}: {name}[{place}] is {array[place].tolist()} ({where}); expected finite "
+            f"numbers that {np.dtype(dtype)} can hold: remove its episode "
+            f"({int((~finite).sum())} such entries in all)"
+        )
+    return numbers
+
+
+def checked_actions(
+    values: ArrayLike, source: str, ends: NDArray[np.intp], n_actions: Any
+) -> NDArray[np.float32] | NDArray[np.int64]:
+    """Actions of each step: float32, or int64 [N, 1] where there are n_actions discrete ones."""
+    n_steps = int(ends[-1]) + 1
+    if n_actions is None:
+        return checked_numbers(values, "actions", source, (n_steps, None), np.float32, ends)
+    if type(n_actions) is not int or not 1 <= n_actions <= _MOST_ACTIONS:
+        raise DataError(
+            f"{source}: expected n_actions in 1..{_MOST_ACTIONS} in the metadata, got {n_actions!r}"
+        )
+    one_a_step = np.ndim(values) == 1
+    shape = (n_steps,) if one_a_step else (n_steps, 1)
+    numbers = checked_numbers(values, "actions", source, shape, np.float64, ends)
+    wrong = (numbers < 0) | (numbers >= n_actions) | (numbers % 1 != 0)
+    if wrong.any():
+        raise DataError(
+            f"{source}: expected discrete actions 0..{n_actions - 1}, got {numbers[wrong][0]:g} "
+            f"({int(wrong.sum())} such entries in all)"
+        )
+    return numbers.astype(np.int64).reshape(-1, 1)
+
+
+def checked_flags(values: ArrayLike, name: str, source: str, n_steps: int) -> NDArray[np.bool_]:
+    """Flags 0 or 1 of each step, as bool."""
+    array = checked_shape(values, name, source, (n_steps,))
+    if array.dtype.kind not in "fiub" or not np.isin(array, (0, 1)).all():
+        raise DataError(f"{source}: expected flags 0 or 1 as {name}, got {array.dtype} {array}")
+    return array.astype(np.bool_)
+
+
+def checked_names(values: ArrayLike | None, n_episodes: int, source: str) -> NDArray[np.str_]:
+    """Names of each episode; "" where there are none."""
+    if values is None:
+        return np.full(n_episodes, "", dtype=np.str_)
+    array = checked_shape(values, "behaviours", source, (n_episodes,))
+    if array.dtype.kind != "U":
+        raise DataError(f"{source}: expected text as behaviours, got {array.dtype}")
+    return array
+
+
+def checked_levels(values: ArrayLike | None, n_episodes: int, source: str) -> NDArray[np.float64]:
+    """Levels of each episode; NaN where there are none."""
+    if values is None:
+        return np.full(n_episodes, np.nan)
+    array = checked_shape(values, "levels", source, (n_episodes,))
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"{source}: expected numbers as levels, got {array.dtype}")
+    return array.astype(np.float64)
+
+
+def checked_whole(values: ArrayLike, n_episodes: int, source: str) -> NDArray[np.intp]:
+    """Whole numbers of each episode."""
+    array = checked_shape(values, "indices", source, (n_episodes,))
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{source}: expected whole numbers as indices, got {array.dtype}")
+    return array.astype(np.intp)
