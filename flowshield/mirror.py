@@ -32,7 +32,7 @@ class Mirror:
         self._scratch = ScratchFolder()
         self.path = self._scratch.path
         self._here = fs.LocalFileSystem()
-        self._same: dict[str, tuple[int, int]] = {}
+        self._same: dict[str, tuple[int, int, int]] = {}
         self._lock = threading.Lock()
 
     def fetch(self, wanted: Callable[[str], bool]) -> None:
@@ -58,13 +58,17 @@ class Mirror:
                 self._same[name] = _state(target)
 
     def send(self) -> None:
-        """Brings there what is new or changed here, oldest first; threads may call this.
+        """Brings there what is new or changed here, by name; threads may call this.
+
+        By name, and not by time, which a clock that is set back puts into disorder: of a model
+        its history (.json) comes before it (.pt), of checkpoints best.pt before last.pt, so that
+        what a killed process did not send is made again.
 
         Raises:
             OSError: The storage refuses it.
         """
         with self._lock:
-            for name, state in sorted(self._changed(), key=lambda change: change[1]):
+            for name, state in sorted(self._changed()):
                 target = f"{self._root}/{name}"
                 self._there.create_dir(target.rpartition("/")[0], recursive=True)
                 copy_whole(
@@ -75,7 +79,7 @@ class Mirror:
                 )
                 self._same[name] = state
 
-    def _changed(self) -> Iterator[tuple[str, tuple[int, int]]]:
+    def _changed(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
         for folder, _, names in os.walk(self.path):
             for file in (Path(folder, name) for name in names if not name.startswith(".")):
                 name, state = file.relative_to(self.path).as_posix(), _state(file)
@@ -83,6 +87,6 @@ class Mirror:
                     yield name, state
 
 
-def _state(file: Path) -> tuple[int, int]:
+def _state(file: Path) -> tuple[int, int, int]:
     found = file.stat()
-    return found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_mtime_ns, found.st_size  # a file that was replaced is another

@@ -127,10 +127,13 @@ class RunFolder:
         Raises:
             OSError: The storage refuses it, or the folder that this run holds vanished.
         """
-        if self._lock is not None:
-            self._lock.check()
+        self._check()
         if self._mirror is not None:
             self._mirror.send()
+
+    def _check(self) -> None:
+        if self._lock is not None:
+            self._lock.check()
 
     def shared(self, path: Path) -> str:
         """What every node calls a path in this folder."""
@@ -158,6 +161,7 @@ class RunFolder:
         self._add_seconds(stage, time.perf_counter() - start)
 
     def _add_seconds(self, stage: str, seconds: float) -> None:
+        self._check()  # a folder that vanished is not to come back for this
         timings = read_json(self.timings) if self.timings.exists() else {}
         timings[stage] = timings.get(stage, 0.0) + seconds
         write_json(self.timings, timings)

@@ -211,3 +211,25 @@ def test_every_module_says_first_what_it_exports():
 def test_no_module_is_named_after_nothing():
     vague = {"utils", "util", "helpers", "common", "misc"}
     assert not [file for file in python_files() if file.stem in vague]
+
+
+def test_nothing_is_decided_by_a_clock_that_can_be_set():
+    """Times are taken with time.monotonic and time.perf_counter; those below decide nothing."""
+    allowed = {
+        "run_folder.py": {"now"},  # the name of a new run folder, where that is not taken
+        "mirror.py": {"st_mtime_ns"},  # beside size and inode: whether a file was rewritten
+    }
+    clocks = {"time", "time_ns", "now", "today", "utcnow", "getmtime", "getctime", "localtime"}
+    clocks |= {f"st_{letter}time{unit}" for letter in "acm" for unit in ("", "_ns")}
+    found = {
+        file.name: {
+            node.attr
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Attribute) and node.attr in clocks
+        }
+        for file in python_files()
+    }
+    assert {name: used for name, used in found.items() if used} == allowed
+    imported = [str(i) for file in python_files() for i in imports(file) if i.target == "time"]
+    froms = [text for file in python_files() if "from time import" in (text := file.read_text())]
+    assert imported and not froms

@@ -73,16 +73,29 @@ def test_a_file_that_is_not_finished_is_not_sent(there):
     assert not there.exists()
 
 
-def test_files_are_sent_in_the_order_in_which_they_were_written(there, monkeypatch):
-    """A start that was cut off leaves the same kinds of folder there as here."""
+def test_a_start_that_was_cut_off_leaves_no_model_without_its_history(there, monkeypatch):
+    """Whatever the clock says: a model that is there is not trained again."""
     mirror, sent = Mirror(there.as_uri()), []
     monkeypatch.setattr(
         "flowshield.mirror.copy_whole", lambda source, *_, **__: sent.append(source)
     )
-    for name in ("z", "a", "m/b"):
+    for name in ("models/a.json", "models/a.pt", "checkpoints/a/best.pt", "checkpoints/a/last.pt"):
         write(mirror.path, name, name)
+    os.utime(mirror.path / "models/a.pt", (0, 0))
+    os.utime(mirror.path / "checkpoints/a/last.pt", (0, 0))
     mirror.send()
-    assert [source.rpartition("/")[2] for source in sent] == ["z", "a", "b"]
+    names = [Path(source).name for source in sent]
+    assert names == ["best.pt", "last.pt", "a.json", "a.pt"]
+
+
+def test_a_file_that_was_replaced_is_sent_whatever_its_time(there):
+    mirror = Mirror(there.as_uri())
+    for text in ("old", "new"):
+        write(mirror.path, "other", text)
+        (mirror.path / "other").rename(mirror.path / "model")
+        os.utime(mirror.path / "model", (1e9, 1e9))
+        mirror.send()
+    assert contents(there) == {"model": "new"}
 
 
 def test_nothing_there_is_an_empty_folder(there):

@@ -2,9 +2,10 @@
 
 __all__ = ["Logger"]
 
+import functools
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,9 @@ from flowshield.errors import ConfigError, DataError, WriteError
 
 if TYPE_CHECKING:  # who draws has imported it; Ray's workers draw nothing
     from matplotlib.figure import Figure
+
+
+ThreadHook = Callable[[threading.ExceptHookArgs], Any]
 
 
 class Logger:
@@ -50,7 +54,7 @@ class Logger:
         from torch.utils.tensorboard import SummaryWriter
 
         self._log_dir = Path(log_dir)
-        threading.excepthook = _without_tensorboard
+        threading.excepthook = _without_tensorboard(threading.excepthook)
         with explained_write(self._log_dir):
             # TensorBoard drops what it read in this folder from the purged step on
             self._writer = SummaryWriter(str(log_dir), purge_step=0 if anew else None)
@@ -158,14 +162,16 @@ class Logger:
             self.close()
 
 
-_report_thread = threading.excepthook
-
-
-def _without_tensorboard(ended: threading.ExceptHookArgs) -> None:
+def _without_tensorboard(report: ThreadHook) -> ThreadHook:
     """Keeps back the traceback of TensorBoard's thread: the next call raises its error again."""
-    of_tensorboard = type(ended.thread).__module__.startswith("tensorboard.")
-    if not (of_tensorboard and isinstance(ended.exc_value, OSError)):
-        _report_thread(ended)
+
+    @functools.wraps(_without_tensorboard)
+    def hook(ended: threading.ExceptHookArgs) -> None:
+        of_tensorboard = type(ended.thread).__module__.startswith("tensorboard.")
+        if not (of_tensorboard and isinstance(ended.exc_value, OSError)):
+            report(ended)
+
+    return report if getattr(report, "__wrapped__", None) is _without_tensorboard else hook
 
 
 def _import_wandb() -> Any:
