@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from flowshield.atomic import atomic_write
 from flowshield.errors import ConfigError, FileFormatError
@@ -110,7 +111,7 @@ def rebuilt(
     """
     if not 0 <= settings.get("n_layers", 0) <= len(weights):  # each layer has some
         raise ValueError(f"n_layers is {settings['n_layers']}, with {len(weights)} weights")
-    with torch.device("meta"):  # shapes alone
+    with torch.device("meta"), _NoValues():
         shapes = {name: value.shape for name, value in make(**settings).state_dict().items()}
     for name in shapes.keys() | weights.keys():
         held = weights[name].shape if name in weights else None
@@ -119,3 +120,15 @@ def rebuilt(
     model = make(**settings)
     model.load_state_dict(weights)
     return model
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves tensors without values: on "meta" they have none, and drawing them takes seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__"):  # changes its first argument in place
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
