@@ -3,7 +3,14 @@
 Hydra is used through its compose API, in a state of our own, and its errors become one line each.
 """
 
-__all__ = ["compose_files", "config_dir", "config_groups", "packaged_shields", "plain"]
+__all__ = [
+    "add_shield",
+    "compose_files",
+    "config_dir",
+    "config_groups",
+    "packaged_shields",
+    "plain",
+]
 
 import importlib.resources
 import threading
@@ -30,6 +37,7 @@ from flowshield.schema import FREE_KEYS, check_key, flatten
 
 _TURN: Final = threading.RLock()
 _USER_FILE: Final = "_user_config"
+_ADDED: Final[dict[str, dict[str, Any]]] = {}
 
 
 def config_dir() -> Path:
@@ -77,9 +85,24 @@ def compose_files(
     return config
 
 
-@cache
 def packaged_shields() -> dict[str, dict[str, Any]]:
-    """Reads every shield's group file: its default settings under its name."""
+    """Every shield's default settings under its name: of the group files, and those added."""
+    return {**_shield_files(), **_ADDED}
+
+
+def add_shield(name: str, settings: dict[str, Any]) -> None:
+    """Adds an option to the group `shield`, as a file with these settings would.
+
+    Raises:
+        ConfigError: The name is taken.
+    """
+    if packaged_shields().get(name, settings) != settings:
+        raise ConfigError(f"the shield name {name!r} is taken: choose another")
+    _ADDED[name] = settings
+
+
+@cache
+def _shield_files() -> dict[str, dict[str, Any]]:
     files = {path.stem: OmegaConf.load(path) for path in (config_dir() / "shield").glob("*.yaml")}
     # A file with a defaults list only bundles others.
     return {name: plain(file) for name, file in files.items() if "defaults" not in file}
@@ -122,6 +145,8 @@ def _swapped_hydra(folder: Path, user: DictConfig | None) -> Iterator[None]:
     try:
         ours = ConfigStore.instance()
         ours.repo = dict(store.repo)
+        for shield, settings in _ADDED.items():
+            ours.store(shield, settings, group="shield", package=f"shield.{shield}")
         if user is not None:
             ours.store(_USER_FILE, user)
         with hydra.initialize_config_dir(str(folder.absolute()), version_base=None):
@@ -158,7 +183,8 @@ def _translated(error: Exception, name: str) -> ConfigError:
 
 def _unknown_key(key: str, error: Exception, name: str) -> ConfigError:
     widest = "tune" if name == "tune" else "run"
-    known: Mapping[str, Any] = flatten(plain(compose_files(widest, ["shield=all"])))
+    every = f"shield=[{','.join(packaged_shields())}]"
+    known: Mapping[str, Any] = flatten(plain(compose_files(widest, [every])))
     groups = {
         name for name in config_groups() if not any(leaf.startswith(f"{name}.") for leaf in known)
     }

@@ -36,3 +36,13 @@ def test_an_environment_of_ones_own_goes_through_the_pipeline(tmp_path):
     asked = {(cell["shield"], *cell["command"]) for cell in results["cells"]}
     assert asked == {(s, *c) for s in ("none", "mixture") for c in [(40, -10), (5, 0), (200, 50)]}
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+
+
+def test_a_shield_of_ones_own_goes_through_the_pipeline(tmp_path):
+    source = (ROOT / "examples" / "own_shield.py").read_text()
+    assert source in (ROOT / "docs" / "guides" / "own_shield.md").read_text()
+    given = [*TINY, "ray.num_workers=0", "shield=gaussian", "shield.gaussian.hidden_dim=16"]
+    run_example("own_shield.py", "run_dir=run", *given, cwd=tmp_path)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {cell["shield"] for cell in results["cells"]} == {"none", "gaussian"}
+    assert results["shields"]["gaussian"]["detection"]["auc_roc"] > 0.5

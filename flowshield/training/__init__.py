@@ -15,6 +15,7 @@ from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.hyperparameters import hyperparameters
 from flowshield.training.learning_rate import LearningRateScheduler
 from flowshield.training.logger import Logger
+from flowshield.training.own_shields import register_shield
 from flowshield.training.trainer import Trainer
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "fit",
     "hyperparameters",
     "load_checkpoint",
+    "register_shield",
     "resolve_device",
     "sample_future_commands",
     "save_checkpoint",
