@@ -1,3 +1,4 @@
+import os
 import re
 import shlex
 import subprocess
@@ -96,6 +97,43 @@ def test_a_mistyped_override_is_one_line_that_names_what_was_meant(
     error = capsys.readouterr().err
     assert code == 1
     assert said in error and error.startswith("flowshield: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["flowshield", "conv"], {"convert"}),
+        (["flowshield", "tune", "--res"], {"--resume"}),
+        (["flowshield", "ask", "runs/mine", "--st"], {"--state", "--step"}),
+        (["flowshield", "run", "seed"], set()),
+    ],
+)
+def test_bash_completes_commands_and_their_options(capsys, words, offered):
+    assert main(["completion", "bash"]) == 0
+    ask = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _flowshield"
+    script = f"{capsys.readouterr().out}\n{ask}; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (set(done.stdout.split()), done.stderr) == (offered, "")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_hear_of_every_command(capsys, shell):
+    names = _commands(capsys)
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(re.search(rf"\b{name}\b", script) for name in names)
+
+
+@pytest.mark.parametrize("arguments", [["run", "--help"], ["config"]])
+def test_a_reader_that_goes_away_is_no_error(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "flowshield", *arguments]
+    # buffered, as it is for users: then what fails is the last flush
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(write)
+    assert done.stderr == ""
 
 
 def test_debug_shows_the_traceback():

@@ -15,6 +15,7 @@ from tiny import TINY
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
 from flowshield.models import BaseShield, UDRLAgent
+from flowshield.models.serialization import load_payload
 from flowshield.run_folder import load_config
 
 HERE = [*TINY, "n_epochs=2", "shield_epochs=2", "checkpoint_every=1", "ray.num_workers=0"]
@@ -171,6 +172,26 @@ def test_a_run_killed_in_training_ends_in_the_weights_of_an_unbroken_one(finishe
     assert run("train", folder) == 0
     for name in ("agent", "quantile", "mixture", "diffusion", "flow_matching"):
         assert_same_weights(weights(folder, name), weights(finished, name))
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_training_says_in_one_line_how_to_go_on(finished, tmp_path):
+    folder = tmp_path / "stopped"
+    data = [f"data.path={finished / 'dataset.npz'}", "shield=quantile", "n_epochs=10000"]
+    settings = [o for o in HERE if not o.startswith(("data.", "n_epochs"))]
+    command = [sys.executable, "-m", "flowshield", "train", f"run_dir={folder}", *data, *settings]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*command, "early_stopping.patience=10000"], **pipes)
+    checkpoint = folder / "checkpoints" / "agent" / "last.pt"
+    deadline = time.monotonic() + 240
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate()
+    assert process.returncode == 130
+    assert error == f"flowshield: interrupted; to go on: flowshield train run_dir={folder}\n"
+    assert "\x1b" not in out  # no terminal, no codes for one
+    assert load_payload(checkpoint, "fit")["epoch"] >= 1
 
 
 def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):

@@ -3,12 +3,13 @@
 __all__ = ["main", "make_parser"]
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 
 from flowshield import __version__
-from flowshield.cli import ask, datasets, explore, film, stages
+from flowshield.cli import ask, completion, datasets, explore, film, stages
 from flowshield.cli.command import Command
 from flowshield.errors import FlowshieldError, UsageError
 from flowshield.progress import Reporter
@@ -26,6 +27,7 @@ _COMMANDS = (
     datasets.CONVERT,
     datasets.IMPORT_MINARI,
     datasets.EXPORT_MINARI,
+    completion.COMPLETION,
 )
 
 _DESCRIPTION = """\
@@ -38,7 +40,7 @@ exit codes:
   0    done
   1    something that the message on standard error explains; --debug shows the traceback
   2    the command line itself is wrong
-  130  interrupted with Ctrl-C; the same run_dir=... goes on"""
+  130  interrupted with Ctrl-C; the message says how to go on"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a mistake that the message explains, 2 a command line that cannot
         be obeyed, 130 interrupted.
     """
-    typed = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who read the output, such as head, is gone: nothing to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(typed: Sequence[str]) -> int:
     parsed = make_parser().parse_args(typed)
     reporter = Reporter()
     try:
@@ -62,10 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flowshield: {reporter.named(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        again = " (with --resume, if trials had begun)" if parsed.command == "tune" else ""
-        print(f"flowshield: interrupted; the same run_dir=... goes on{again}", file=sys.stderr)
+        print(f"flowshield: interrupted{_how_to_go_on(parsed, reporter)}", file=sys.stderr)
         return 130
     return 0
+
+
+def _how_to_go_on(parsed: argparse.Namespace, reporter: Reporter) -> str:
+    if reporter.run_dir is None:  # nothing was begun
+        return ""
+    again = f"flowshield {parsed.command} {shlex.quote(f'run_dir={reporter.run_dir}')}"
+    note = " (with --resume, if trials had begun)" if parsed.command == "tune" else ""
+    return f"; to go on: {again}{note}"
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -40,7 +40,7 @@ def _prepared(
     from flowshield.run_folder import open_run
 
     with open_run(overrides, "tune" if command == "tune" else "run") as (config, folder):
-        reporter.named = folder.named
+        reporter.named, reporter.run_dir = folder.named, folder.place
         torch.set_num_threads(config.n_threads)
         reporter.stage(
             command, f"run folder {folder.place} (to go on later: run_dir={folder.place})"
