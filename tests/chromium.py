@@ -49,7 +49,7 @@ class Page:
                 return answer["result"]
             self._hear(answer)
 
-    def look(self, width=1280, height=900, scheme="light"):
+    def look(self, width=1280, height=900, scheme="light", media="screen"):
         """Sets size and colour scheme; a width below 500 is a phone with a touch screen."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -59,7 +59,7 @@ class Page:
             mobile=width < 500,
         )
         feature = {"name": "prefers-color-scheme", "value": scheme}
-        self.call("Emulation.setEmulatedMedia", features=[feature])
+        self.call("Emulation.setEmulatedMedia", media=media, features=[feature])
 
     def open(self, path):
         """Opens a file and waits for its load event."""

@@ -43,13 +43,17 @@ def test_the_report_opens_with_all_its_figures_light_and_dark(page, report):
         return [...context.getImageData(4, 4, 1, 1).data];
     })()"""
     decoded = "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
-    paper = {"light": [255, 255, 255, 255], "dark": [0x1D, 0x21, 0x26, 255]}
-    for width, scheme in ((1280, "light"), (390, "dark")):
-        page.look(width, scheme=scheme)
+    white, dark = [255, 255, 255, 255], [0x1D, 0x21, 0x26, 255]
+    for width, scheme, media, paper in (
+        (1280, "light", "screen", white),
+        (390, "dark", "screen", dark),
+        (718, "dark", "print", white),  # the width of A4 between its margins
+    ):
+        page.look(width, scheme=scheme, media=media)
         page.open(report)
         widths = page.run(decoded)
         assert len(widths) == 6 and min(widths) > 300
-        assert page.run(corner) == paper[scheme]
+        assert page.run(corner) == paper
         assert page.run(NO_SIDEWAYS)
     assert report.stat().st_size < 5e6
     assert page.complaints == [] and page.fetched == []
