@@ -17,7 +17,6 @@ work, not the imports. Linux only.
 import argparse
 import atexit
 import ctypes
-import json
 import os
 import random
 import shlex
@@ -33,11 +32,10 @@ from pathlib import Path
 
 import torch
 import torch.utils.tensorboard  # noqa: F401
-from omegaconf import OmegaConf
+from run_files import comparable, content, files, is_ours, is_theirs, is_writing, same
 
 import flowshield.pipeline  # noqa: F401
 from flowshield.cli import main as flowshield_main
-from flowshield.data import TrajectoryDataset
 from flowshield.run_folder import machine
 
 SETTINGS = [
@@ -168,7 +166,7 @@ class Soak:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 return False
             late = time.monotonic() > moment
-            if on_write and late and _is_writing(folder):
+            if on_write and late and is_writing(folder):
                 self.tally.in_a_write += 1
                 break
             time.sleep(0.0002 if on_write and late else 0.002)
@@ -205,10 +203,10 @@ class Soak:
 
     def _read_all(self, folder: Path) -> int:
         """Reads every file that some command would read, and says how many there were."""
-        found = [path for path in _files(folder) if _is_ours(path, folder)]
+        found = [path for path in files(folder) if is_ours(path, folder)]
         for path in found:
             try:
-                _content(path)
+                content(path)
             except FileNotFoundError:
                 pass  # a temporary file of a process that is just dying
             except Exception as error:
@@ -220,7 +218,7 @@ class Soak:
         if ours != theirs:
             self._wrong(f"files that differ: {sorted(ours ^ theirs)}")
         for name in sorted(ours & theirs):
-            if not _same(*(_comparable(place / name) for place in (folder, self.unbroken))):
+            if not same(*(comparable(place / name) for place in (folder, self.unbroken))):
                 self._wrong(f"{name} differs from the unbroken run's")
         self._await_orphans()
         for path in self._outside() - self.usual:
@@ -233,12 +231,12 @@ class Soak:
         Left out is what Ray keeps there of every run, its logs and locks, and what W&B, where it is
         installed, makes at its import.
         """
-        temporary = {path for path in self.temporary.iterdir() if not _is_theirs(path.name)}
+        temporary = {path for path in self.temporary.iterdir() if not is_theirs(path.name)}
         return {*temporary, *Path("/dev/shm").iterdir()}
 
     def _names(self, folder: Path) -> set[str]:
-        files = _files(folder)
-        return {path.relative_to(folder).as_posix() for path in files if _is_ours(path, folder)}
+        found = files(folder)
+        return {path.relative_to(folder).as_posix() for path in found if is_ours(path, folder)}
 
     def _await_orphans(self) -> None:
         """Every process that a killed one started is by now a child of this one."""
@@ -256,67 +254,6 @@ class Soak:
     def _wrong(self, what: str) -> None:
         print(f"  WRONG: {what}", flush=True)
         self.tally.wrong.append(what)
-
-
-def _files(folder: Path) -> list[Path]:
-    # walk, not rglob, which fails where a folder goes while it looks
-    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
-
-
-def _is_writing(folder: Path) -> bool:
-    return any(path.suffix == ".part" for path in _files(folder))
-
-
-def _is_ours(path: Path, folder: Path) -> bool:
-    """Not Ray's own files, nor TensorBoard's, whose names hold the time."""
-    name = path.relative_to(folder).as_posix()
-    return not name.startswith(("tensorboard/", "sweep/trials/")) and "/ray/" not in name
-
-
-def _is_theirs(name: str) -> bool:
-    return name in ("ray", "_ray_lockfiles") or name.endswith(("wandb-media", "wandb-artifacts"))
-
-
-def _content(path: Path):
-    if path.name.startswith("."):
-        return None  # a temporary file, or the lock
-    if path.suffix == ".npz":
-        TrajectoryDataset(path)
-        return path.read_bytes()
-    if path.suffix == ".pt":
-        return torch.load(path, weights_only=True)
-    if path.suffix == ".json":
-        return json.loads(path.read_text())
-    if path.suffix == ".yaml":
-        return OmegaConf.to_container(OmegaConf.load(path))
-    if path.suffix == ".html" and not path.read_text().rstrip().endswith("</html>"):
-        raise ValueError("it has no end")
-    return None
-
-
-def _comparable(path: Path):
-    """What does not depend on the clock, the machine, or where the folder lies."""
-    content = _content(path)
-    if path.name in ("config.yaml", "best.yaml", "timings.json"):
-        return None
-    if path.name == "results.json":
-        trials = sorted(
-            (str(t["parameters"]), t["status"], t["epochs"], t["scores"])
-            for t in content.get("trials", ())
-        )
-        return trials, [content.get(part) for part in ("cells", "shields", "followed")]
-    return content
-
-
-def _same(a, b) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = (a.keys() | b.keys()) - {"seconds"}
-        return all(key in a and key in b and _same(a[key], b[key]) for key in keys)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return torch.equal(a, b)
-    return a == b or (a != a and b != b)
 
 
 def _children() -> list[str]:
