@@ -83,7 +83,7 @@ def _summary(found: dict[str, Results]) -> str:
             [
                 env,
                 _per_seed(sum(sum(result["seconds"].values()) for result in results), results),
-                f"{_mean(data, 'return_mean'):.0f} ±{_mean(data, 'return_std'):.0f}",
+                _spread(_mean(data, "return_mean"), _mean(data, "return_std")),
                 _range(areas, lambda area: number(area, 3)),
                 _range([count / n for count, n in alarms], percent),
                 percent(_failures(results, _NONE)),
@@ -146,17 +146,21 @@ def _margin_words(env: str, results: Results) -> str:
     asked = (
         f"{tolerance:g} more than the provable bound on the return"
         if provable
-        else "more than followed by the whole range of the data's returns: no bound is known here"
+        else "the return that followed plus the whole range of the data's: no bound is known here"
     )
-    return f"AUROC against requests for {asked}. A return counts as met within ±{tolerance:g}."
+    return (
+        f"AUROC: held-out commands against requests for {asked}. "
+        f"A return counts as met within ±{tolerance:g}."
+    )
 
 
 def _data_words(results: Results) -> str:
     data = results[0]["dataset"]
     return (
         f"{data['n_episodes']} episodes, {data['n_transitions']:,} steps: {data['behaviour']}. "
-        f"Return {data['return_mean']:.0f} ±{data['return_std']:.0f}, at most "
-        f"{data['return_max']:.0f}. Each cell: mean return ± half its 95% interval; share failed.\n"
+        f"Return {_spread(data['return_mean'], data['return_std'])}, at most "
+        f"{number(data['return_max'], 0)}. Each cell: mean return ± half its 95% interval; share "
+        "failed.\n"
     )
 
 
@@ -198,6 +202,10 @@ def _range(values: Sequence[float | None], word: Any) -> str:
         return word(None)
     low, high = word(min(known)), word(max(known))
     return low if low == high else f"{low} to {high}"
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return f"{number(mean, 0)} ±{number(deviation, 0)}"
 
 
 def _per_seed(seconds: float, results: Results) -> str:

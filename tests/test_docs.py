@@ -27,6 +27,7 @@ RUN_ELSEWHERE = ("guides/own_environment.md", "guides/own_shield.md", "guides/da
 NOT_RUN = {
     "pip": "installs from the network",
     "ray": "needs a cluster",
+    "python": "benchmarks and soaks: minutes to hours; their short forms are tests",
     "run": "takes minutes; a tiny run is what the other lines are tried on",
     "collect": "as run",
     "train": "as run",
