@@ -194,7 +194,7 @@ def folder_of(tmp_path, **columns):
 def test_a_small_parquet_folder_takes_no_large_memory(tmp_path, small_memory, monkeypatch):
     monkeypatch.setenv("FLOWSHIELD_UNFOLD_MIB", "100")
     rows = pa.DictionaryArray.from_arrays(np.zeros(15_000_000, np.int8), np.zeros(1))
-    path = folder_of(tmp_path, rewards=rows)
+    path = folder_of(tmp_path, rewards=rows, behaviours=pa.nulls(len(rows), pa.string()))
     assert sum(file.stat().st_size for file in path.iterdir()) < 1_000_000
     with pytest.raises(FileFormatError, match=r"bomb\.parquet.*FLOWSHIELD_UNFOLD_MIB"):
         TrajectoryDataset(path)
@@ -204,6 +204,36 @@ def test_a_long_name_in_every_row_takes_no_large_memory(tmp_path, small_memory):
     rows = pa.DictionaryArray.from_arrays(np.zeros(1_000_000, np.int8), ["a" * 100_000])
     with pytest.raises(FileFormatError, match=r"bomb\.parquet.*100000 letters"):
         TrajectoryDataset(folder_of(tmp_path, behaviours=rows))
+
+
+def test_a_footer_on_which_pyarrow_ends_the_process_is_refused(tmp_path):
+    """Found by tests/fuzz/run.py: asked for a column's statistics, pyarrow calls terminate()."""
+    TrajectoryDataset.from_arrays(np.zeros((1, 1)), np.zeros((1, 1)), [0.0], [True]).save(
+        tmp_path / "data.parquet"
+    )
+    part = tmp_path / "data.parquet" / "part-00000.parquet"
+    content = part.read_bytes()
+    histogram = b"\x29\x06\x19\x26"  # SizeStatistics: a list of no numbers, and one of two
+    assert histogram in content
+    part.write_bytes(content.replace(histogram, b"\x29\x46\x19\x26", 1))
+    with pytest.raises(FileFormatError, match=r"data\.parquet.*damaged"):
+        TrajectoryDataset(tmp_path / "data.parquet")
+
+
+def test_a_heap_that_hdf5_never_leaves_is_refused(tmp_path, monkeypatch):
+    """Found by tests/fuzz/run.py: an object of size 0 in a global heap is a loop without end."""
+    pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    dataset = TrajectoryDataset.from_arrays(np.zeros((1, 1)), np.zeros((1, 1)), [0.0], [True])
+    dataset.save("minari:heap-v0")
+    TrajectoryDataset("minari:heap-v0")
+    file = tmp_path / "heap-v0" / "data" / "main_data.hdf5"
+    content = bytearray(file.read_bytes())
+    first = content.index(b"GCOL") + 16
+    content[first : first + 16] = bytes(16)
+    file.write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"main_data\.hdf5.*heap"):
+        TrajectoryDataset("minari:heap-v0")
 
 
 def made_shield():

@@ -40,11 +40,22 @@ def assert_same_weights(a, b):
         assert torch.equal(a[key], b[key]), key
 
 
+SECRET = "0123456789abcdef" * 4
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "finished"
-    assert run("run", folder, *HERE) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_API_KEY", "RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, SECRET)
+        assert run("run", folder, *HERE) == 0
     return folder
+
+
+def test_no_secret_of_the_environment_lies_in_a_run_folder(finished):
+    files = [path for path in finished.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
 def test_a_run_leaves_everything_it_promises(finished):

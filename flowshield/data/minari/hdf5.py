@@ -2,11 +2,14 @@
 
 __all__ = ["check_hdf5"]
 
+import mmap
+import struct
 from pathlib import Path
 from typing import Any
 
 from flowshield.errors import FileFormatError
 
+_HEAP = b"GCOL\x01\0\0\0"  # a global heap, HDF5 file format specification, III.E
 _LARGEST_RATIO = 1100  # deflate cannot compress further than 1032 : 1
 
 
@@ -23,12 +26,39 @@ def check_hdf5(path: Path) -> None:
     import h5py
 
     try:
+        with (
+            open(path, "rb") as raw,
+            mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            _check_heaps(content)
         with h5py.File(path, "r") as file:
             _check_group(file, path)
     except FileFormatError:
         raise
     except Exception as error:  # a damaged file may raise nearly anything
         raise FileFormatError(f"{path}: missing, damaged, or not HDF5: {error}") from error
+
+
+def _check_heaps(content: mmap.mmap) -> None:
+    """Walks through the heaps that hold texts as HDF5 will, which an object of size 0 never ends.
+
+    Raises:
+        ValueError: An object of a heap does not end within it.
+    """
+    at = content.find(_HEAP)
+    while at >= 0:
+        place, end = at + 16, at + _number(content, at + 8)
+        while place + 16 <= min(end, len(content)):
+            index, size = content[place] | content[place + 1] << 8, _number(content, place + 8)
+            step = 16 + (size + 7) // 8 * 8 if index else size  # free space counts its own head
+            if not 16 <= step <= end - place:
+                raise ValueError(f"the heap at {at} has an object of {step} bytes")
+            place += step
+        at = content.find(_HEAP, at + len(_HEAP))
+
+
+def _number(content: mmap.mmap, place: int) -> int:
+    return int(struct.unpack_from("<Q", content, place)[0])
 
 
 def _check_group(group: Any, path: Path) -> None:
