@@ -157,8 +157,8 @@ FORMATS = {
     "checkpoint": Format(
         make_checkpoint, ("file.pt",), lambda p: load_checkpoint(p / "file.pt"), "zip"
     ),
-    "config": Format(make_config, ("config.yaml",), lambda p: read_config(RunFolder(p)), "text"),
     "record": Format(make_record, ("record.json",), lambda p: read_json(p / "record.json"), "text"),
+    "config": Format(make_config, ("config.yaml",), lambda p: read_config(RunFolder(p)), "text"),
 }
 
 
