@@ -210,7 +210,8 @@ def test_ctrl_c_leaves_a_sweep_that_can_be_gone_on_with(
     overrides = ["shield=mixture", "shield_epochs=1", "tune.max_concurrent=1"]
     data = f"data.path={swept / 'dataset.npz'}"
     assert main(["tune", f"run_dir={tmp_path}", data, *ours, *overrides]) == 130
-    assert "run_dir=... goes on (with --resume" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"to go on: flowshield tune run_dir={tmp_path} (with --resume" in said
     assert not (tmp_path / "sweep" / "results.json").exists()
     (first,) = checkpoints(tmp_path)
     assert main(["tune", "--resume", f"run_dir={tmp_path}"]) == 0
