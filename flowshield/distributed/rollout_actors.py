@@ -4,7 +4,6 @@ __all__ = ["ChunkStats", "RolloutActors"]
 
 import os
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -45,38 +44,37 @@ class RolloutWorker:
     Args:
         make: Makes one environment.
         n_envs: Environments stepped in lockstep.
-        behaviour: A reference to what gives each episode its policy, in a list: its owner keeps it
-            for as long as an actor may have to start again.
     """
 
-    def __init__(
-        self,
-        make: Callable[[], EnvWrapper],
-        n_envs: int,
-        behaviour: list["ray.ObjectRef[Behaviour]"],
-    ) -> None:
+    def __init__(self, make: Callable[[], EnvWrapper], n_envs: int) -> None:
         # rollouts are the CPUs' work: an actor that asks for no GPU sees every one of them
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(1)
-        self.make, self.n_envs, self._sent = make, n_envs, behaviour
+        self.make, self.n_envs = make, n_envs
         self.envs: list[EnvWrapper] = []
-
-    @cached_property
-    def behaviour(self) -> Behaviour:
-        """Read at the first task, so that what it raises is that task's error."""
-        return ray.get(self._sent[0])
+        self.behaviour: Behaviour | None = None
 
     def ready(self) -> None:
         """Makes the environments: what they raise is a task's error, and comes out as itself."""
         while len(self.envs) < self.n_envs:
             self.envs.append(self.make())
 
-    def collect(self, indices: range, seed: int) -> tuple[pa.Table, ChunkStats]:
+    def collect(
+        self, indices: range, seed: int, behaviour: list["ray.ObjectRef[Behaviour]"]
+    ) -> tuple[pa.Table, ChunkStats]:
         """The episodes with these indices as one table, and its counts.
 
         The same arguments give the same bytes: a chunk whose actor died is simply made again.
+
+        Args:
+            indices: Of the episodes.
+            seed: Seed of the collection.
+            behaviour: A reference to what gives each episode its policy, the same for every chunk;
+                in a list, so that it is read once an actor and not once a chunk.
         """
         self.ready()
+        if self.behaviour is None:
+            self.behaviour = ray.get(behaviour[0])
         episodes = collect_episodes(self.envs, self.behaviour, indices, seed)
         stats = ChunkStats(
             np.array([episode.total_return for episode in episodes]),
@@ -149,7 +147,7 @@ class RolloutActors:
         def begin(
             actor: Any, chunk: range
         ) -> tuple["ray.ObjectRef[ChunkStats]", "ray.ObjectRef[pa.Table]"]:
-            block, counts = _collect(actor, chunk, seed)
+            block, counts = self._collect(actor, chunk, seed)
             return counts, block
 
         for number, counts, block in keep_busy(self._actors, chunks, begin, _IN_FLIGHT):
@@ -164,15 +162,15 @@ class RolloutActors:
     def collect_again(self, chunk: range, seed: int) -> "ray.ObjectRef[pa.Table]":
         """Starts making the block of one chunk once more, also after the `with` block."""
         # Ray ends an actor that nobody holds when it has done its work
-        return _collect(self._start(), chunk, seed)[0]
+        return self._collect(self._start(), chunk, seed)[0]
 
     def _start(self) -> Any:
         actor: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RolloutWorker)
-        return actor.remote(self._make, self._n_envs, [self._behaviour])
+        return actor.remote(self._make, self._n_envs)
 
-
-def _collect(
-    actor: Any, chunk: range, seed: int
-) -> tuple["ray.ObjectRef[pa.Table]", "ray.ObjectRef[ChunkStats]"]:
-    block, counts = actor.collect.options(num_returns=2).remote(chunk, seed)
-    return block, counts
+    def _collect(
+        self, actor: Any, chunk: range, seed: int
+    ) -> tuple["ray.ObjectRef[pa.Table]", "ray.ObjectRef[ChunkStats]"]:
+        task = actor.collect.options(num_returns=2)
+        block, counts = task.remote(chunk, seed, [self._behaviour])
+        return block, counts

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from flowshield.atomic import atomic_write
@@ -26,6 +25,7 @@ from flowshield.evaluation.explorer_grid import (
     explored_moment,
     moment_steps,
 )
+from flowshield.evaluation.page_template import page_template
 from flowshield.evaluation.wording import command_label, shield_label
 from flowshield.models import BaseShield
 
@@ -98,14 +98,7 @@ def write_explorer(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> 
     Raises:
         OSError: The file cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("flowshield.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("explorer.html.j2").render(payload=payload)
+    html = page_template("explorer.html.j2").render(payload=payload)
     with atomic_write(path) as file:
         file.write(html.encode())
 

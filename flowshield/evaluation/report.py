@@ -10,12 +10,12 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from flowshield.atomic import atomic_write
 from flowshield.evaluation.cell_grid import CellGrid
 from flowshield.evaluation.figure_svg import figure_svg
+from flowshield.evaluation.page_template import page_template
 from flowshield.evaluation.report_sections import FIGURES, report_sections
 from flowshield.evaluation.summary import summarize
 from flowshield.evaluation.wording import MISSING, number
@@ -60,15 +60,8 @@ def render_report(
     Raises:
         DataError: Two cells share shield and command, or a cell has neither.
     """
-    environment = Environment(
-        loader=PackageLoader("flowshield.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     grid = CellGrid.from_cells(results.get("cells") or [])
-    return environment.get_template("report.html.j2").render(
+    return page_template("report.html.j2").render(
         title=f"flowshield on {(results.get('dataset') or {}).get('env', 'unknown data')}",
         summary=summarize(results, grid),
         sections=report_sections(results, grid, figures),

@@ -50,9 +50,10 @@ def test_a_task_is_sized_to_the_collection(n_episodes, expected):
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4, 6])  # for the last two there are no CPUs
-def test_any_number_of_workers_gives_the_same_bytes(cluster, alone, num_workers, tmp_path):
+def test_any_number_of_workers_gives_the_same_bytes(cluster, alone, num_workers, tmp_path, capfd):
     collector().collect(N, seed=3, num_workers=num_workers).save(tmp_path / "data.npz")
     assert (tmp_path / "data.npz").read_bytes() == alone
+    assert "core_worker" not in capfd.readouterr().err  # Ray has nothing to warn of
 
 
 def test_discrete_actions_come_through_the_object_store(cluster):
