@@ -56,8 +56,11 @@ def make_env(name: str, **kwargs: Any) -> EnvWrapper:
     """
     wrapper = _WRAPPERS.get(_ALIASES.get(name, name))
     if wrapper is not None:
-        return _call_wrapper(wrapper, name, kwargs)
-    env = wrap_env(make_gymnasium_env(name, known=_WRAPPERS, **kwargs), name=name)
+        env = _call_wrapper(wrapper, name, kwargs)
+        env.name = _ALIASES.get(name, name)
+    else:
+        env = wrap_env(make_gymnasium_env(name, known=_WRAPPERS, **kwargs), name=name)
+    # by which it is made again, for a file's reader and in another process
     env.make_kwargs = kwargs
     return env
 

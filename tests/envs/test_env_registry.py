@@ -25,6 +25,16 @@ class ShortPendulum(ContinuousEnvWrapper):
         super().__init__(gym.make("Pendulum-v1", max_episode_steps=steps), name="short")
 
 
+def test_what_is_registered_can_be_made_again_by_what_it_says_of_itself(own_registry):
+    def make(steps=5):
+        return ContinuousEnvWrapper(gym.make("Pendulum-v1", max_episode_steps=steps))
+
+    register_env("mine", make)
+    env = make_env("mine", steps=9)
+    assert (env.name, env.make_kwargs) == ("mine", {"steps": 9})
+    assert registry.env_maker(env.name, env.make_kwargs)().max_episode_steps == 9
+
+
 def test_info():
     assert get_env_info("lunarlander") == {"state_dim": 8, "action_dim": 2, "max_steps": 1000}
     assert get_env_info("Pendulum-v1", max_episode_steps=9)["max_steps"] == 9
