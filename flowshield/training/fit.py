@@ -16,10 +16,11 @@ from numpy.random import SeedSequence
 from torch import Tensor, nn
 
 from flowshield.errors import ConfigError, DataError
-from flowshield.models.serialization import load_payload, save_payload
+from flowshield.models.serialization import load_payload, rebuilding, save_payload
 from flowshield.training.divergence import check_epoch
 from flowshield.training.early_stopping import EarlyStopping
 from flowshield.training.fit_settings import FitResult, FitSettings
+from flowshield.training.fit_state import check_alike, check_history, check_moments, difference
 from flowshield.training.flat_parameters import FlatParameters
 from flowshield.training.generators import seed_noise, seeded
 from flowshield.training.learning_rate import LearningRateScheduler
@@ -78,6 +79,7 @@ def fit(
         DataError: There are no rows, or a loss or gradient is no longer finite (the message says
             which and where); the model then holds the best weights so far.
         ConfigError: last.pt was written with other settings or other data.
+        FileFormatError: last.pt is truncated, foreign, or holds what no fit writes.
     """
     worker = worker or InProcessWorker()
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
@@ -167,10 +169,10 @@ class _FitLoop:
         start = time.perf_counter()
         train_loss, gradient_norm = self._train_epoch()
         validation_loss = self._validate()
-        self._keep_best(train_loss, gradient_norm, validation_loss)
-        self.epoch += 1
-        self.scheduler.step(self.epoch, validation_loss)
-        self.stopped = self.stopping(validation_loss)
+        self._check(train_loss, gradient_norm, validation_loss)
+        if self._count(validation_loss):
+            self.best_state = _snapshot(self.judged)
+            self.best_is_saved = False
         record = {
             "epoch": self.epoch,
             "train_loss": train_loss,
@@ -215,7 +217,7 @@ class _FitLoop:
     def _seed_noise(self, seed: int) -> None:
         seed_noise(seed, self.device)
 
-    def _keep_best(self, train_loss: float, gradient_norm: float, validation_loss: float) -> None:
+    def _check(self, train_loss: float, gradient_norm: float, validation_loss: float) -> None:
         try:
             check_epoch(
                 self.epoch + 1,
@@ -230,10 +232,16 @@ class _FitLoop:
         except DataError:
             self.model.load_state_dict(self.best_state)
             raise
-        if validation_loss < self.best_loss:
-            self.best_loss, self.best_epoch = validation_loss, self.epoch + 1
-            self.best_state = _snapshot(self.judged)
-            self.best_is_saved = False
+
+    def _count(self, validation_loss: float) -> bool:
+        """What an epoch changes beside the weights; says whether it is the best so far."""
+        self.epoch += 1
+        self.scheduler.step(self.epoch, validation_loss)
+        self.stopped = self.stopping(validation_loss)
+        if validation_loss >= self.best_loss:
+            return False
+        self.best_loss, self.best_epoch = validation_loss, self.epoch
+        return True
 
     def _make_step(self) -> TrainingStep | GraphedStep:
         settings = self.settings
@@ -273,23 +281,35 @@ class _FitLoop:
 
     def load(self, path: Path) -> None:
         state = load_payload(path, "fit", device=self.device)
-        written, ours = state["identity"], self.identity
-        for key in {**ours, **written}:
-            if written.get(key) != ours.get(key):
-                raise ConfigError(
-                    f"{path} was written with {key}={written.get(key)!r}, this fit has "
-                    f"{ours.get(key)!r}: use the settings and data it was started with, or another "
-                    "folder"
-                )
+        with rebuilding(path, "fit"):
+            other = difference(state["identity"], self.identity)
+        if other is not None:
+            raise ConfigError(
+                f"{path} was written with {other}: use the settings and data it was started with, "
+                "or another folder"
+            )
+        with rebuilding(path, "fit"):
+            self._go_through(state["history"])
+            for name, ours in self._state().items():
+                if name not in ("identity", "history", "optimizer"):
+                    check_alike(state[name], ours, name)
+            check_moments(state["optimizer"]["state"], self.parameters.vector)
         self.model.load_state_dict(state["model"])
         self.judged.load_state_dict(state["judged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.stopping.load_state_dict(state["stopping"])
-        self.best_state, self.best_loss = state["best_state"], state["best_loss"]
-        self.best_epoch, self.epoch = state["best_epoch"], state["epoch"]
-        self.history, self.stopped = state["history"], state["stopped"]
+        # copies, for the file's may share their memory; its settings are ours, as the identity is
+        moments = _copied(state["optimizer"]["state"][0])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": {0: moments}})
+        self.best_state = state["best_state"]
         self.saved = f"{path} of epoch {self.epoch}"
+
+    def _go_through(self, history: list[dict[str, float]]) -> None:
+        """Comes by the counters as the epochs did: what the file says of them must agree."""
+        check_history(history)
+        for record in history:
+            if self.finished:
+                raise ValueError(f"its history goes on after its last epoch, {self.epoch}")
+            self._count(record["validation_loss"])
+            self.history.append(record)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -339,7 +359,11 @@ def _make_optimizer(vector: nn.Parameter, settings: FitSettings) -> torch.optim.
 
 
 def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return _copied(model.state_dict())
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in tensors.items()}
 
 
 def _order_seed(seed: int, epoch: int, rank: int) -> int:

@@ -44,6 +44,7 @@ from flowshield.errors import FlowshieldError
 from flowshield.models import BaseShield, QuantileShield, UDRLAgent
 from flowshield.models.shields import ExchangeablePairs
 from flowshield.run_folder import RunFolder, machine, read_config, read_json
+from flowshield.training import FitSettings, fit
 from flowshield.training.checkpoints import load_checkpoint, save_checkpoint
 
 ROOM = 3 << 30
@@ -102,6 +103,22 @@ def make_checkpoint(path: Path) -> None:
     save_checkpoint(path / "file.pt", model, shield(), optimizer, 3)
 
 
+def fit_in(path: Path, **arguments: object) -> None:
+    """Three epochs, of which last.pt knows two where the third was not written down."""
+    model, rows = UDRLAgent(3, 2, hidden_dim=4, n_layers=1), dataset().tensors
+    settings = FitSettings(3, batch_size=4, learning_rate=0.01, ema_decay=0.9, checkpoint_every=2)
+    fit(model, rows, rows, settings, checkpoint_dir=path, **arguments)
+
+
+def make_fit(path: Path) -> None:
+    def stop(record: dict[str, float]) -> None:
+        if record["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        fit_in(path, on_epoch=stop)
+
+
 def make_config(path: Path) -> None:
     (path / "config.yaml").write_text(OmegaConf.to_yaml(compose("run", ["env=gridworld"])))
 
@@ -158,6 +175,7 @@ FORMATS = {
     "checkpoint": Format(
         make_checkpoint, ("file.pt",), lambda p: load_checkpoint(p / "file.pt"), "zip"
     ),
+    "fit": Format(make_fit, ("last.pt",), lambda p: fit_in(p, resume=True), "zip"),
     "record": Format(make_record, ("record.json",), lambda p: read_json(p / "record.json"), "text"),
     "config": Format(make_config, ("config.yaml",), lambda p: read_config(RunFolder(p)), "text"),
 }
