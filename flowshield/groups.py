@@ -5,6 +5,7 @@ Hydra is used through its compose API, in a state of our own, and its errors bec
 
 __all__ = [
     "add_shield",
+    "added_shields",
     "compose_files",
     "config_dir",
     "config_groups",
@@ -99,6 +100,11 @@ def add_shield(name: str, settings: dict[str, Any]) -> None:
     if packaged_shields().get(name, settings) != settings:
         raise ConfigError(f"the shield name {name!r} is taken: choose another")
     _ADDED[name] = settings
+
+
+def added_shields() -> dict[str, dict[str, Any]]:
+    """The settings of the shields that `add_shield` added, by name."""
+    return dict(_ADDED)
 
 
 @cache

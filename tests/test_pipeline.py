@@ -192,7 +192,12 @@ def test_ctrl_c_in_training_says_in_one_line_how_to_go_on(finished, tmp_path):
     settings = [o for o in HERE if not o.startswith(("data.", "n_epochs"))]
     command = [sys.executable, "-m", "flowshield", "train", f"run_dir={folder}", *data, *settings]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([*command, "early_stopping.patience=10000"], **pipes)
+    process = subprocess.Popen(
+        [*command, "early_stopping.patience=10000"],
+        # tests that run in the background of a shell script inherit that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **pipes,
+    )
     checkpoint = folder / "checkpoints" / "agent" / "last.pt"
     deadline = time.monotonic() + 240
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:

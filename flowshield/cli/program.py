@@ -12,6 +12,7 @@ from flowshield import __version__
 from flowshield.cli import ask, completion, datasets, explore, film, stages
 from flowshield.cli.command import Command
 from flowshield.errors import FlowshieldError, UsageError
+from flowshield.plugins import import_plugins
 from flowshield.progress import Reporter
 
 _COMMANDS = (
@@ -35,6 +36,9 @@ Collect episodes, train a command-conditioned policy and its shields, and say wh
 keep the policy out of trouble. Settings are overridden in Hydra's grammar: key=value."""
 
 _KEYS = "keys:   flowshield config [overrides] prints every key with its value"
+_ENVIRONMENT = """\
+environment:
+  FLOWSHIELD_PLUGINS    modules with environments and shields of your own, separated by commas"""
 _EXIT_CODES = """\
 exit codes:
   0    done
@@ -67,6 +71,7 @@ def _run(typed: Sequence[str]) -> int:
     parsed = make_parser().parse_args(typed)
     reporter = Reporter()
     try:
+        import_plugins()
         parsed.run(parsed, reporter, "flowshield " + shlex.join(typed))
     except (FlowshieldError, OSError) as error:
         if parsed.debug:
@@ -93,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="flowshield",
         description=_DESCRIPTION,
-        epilog=f"examples:\n{examples}\n\n{_EXIT_CODES}",
+        epilog=f"examples:\n{examples}\n\n{_ENVIRONMENT}\n\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"flowshield {__version__}")

@@ -3,7 +3,7 @@
 __all__ = ["Report", "run_trial", "tune_trial"]
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from flowshield.errors import FlowshieldError, WriteError
 from flowshield.evaluation.sweep_score import WORST_SCORE, ShieldJudge
 from flowshield.scratch import ScratchFolder
 from flowshield.search_space import trial_config
-from flowshield.training import Trainer
+from flowshield.training import Trainer, register_shield
+from flowshield.training.own_shields import OwnShield
 from flowshield.training.worker import InProcessWorker
 
 Report = Callable[[dict[str, Any], Path | None], None]
@@ -96,7 +97,11 @@ class _Reports(InProcessWorker):
 
 
 def tune_trial(
-    parameters: Mapping[str, Any], *, config: DictConfig, dataset: TrajectoryDataset
+    parameters: Mapping[str, Any],
+    *,
+    config: DictConfig,
+    dataset: TrajectoryDataset,
+    shields: Sequence[OwnShield],
 ) -> None:
     """What Ray Tune runs for each trial.
 
@@ -106,7 +111,10 @@ def tune_trial(
         parameters: Of the trial; see `trial_config`.
         config: Of the sweep, for this kind of worker.
         dataset: That of all trials.
+        shields: The user's own, from `own_shields`.
     """
+    for shield_cls, defaults in shields:
+        register_shield(shield_cls, defaults)
     torch.set_num_threads(config.n_threads)
     with ScratchFolder() as folder:
         settings = trial_config(config, parameters)

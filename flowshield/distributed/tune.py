@@ -32,6 +32,7 @@ from flowshield.distributed.train_workers import TrainWorkers
 from flowshield.errors import ConfigError
 from flowshield.filesystem import absolute, open_place
 from flowshield.search_space import Domain, most_epochs
+from flowshield.training.own_shields import own_shields
 
 _NAME = "trials"  # Tune's folder within the sweep's
 _KEPT = 2  # checkpoints of a trial: at its second Tune writes down where the sweep is
@@ -92,7 +93,12 @@ def sweep(
     with session(), _quiet():
         workers = _of_trial(config)
         trainable = tune.with_resources(
-            tune.with_parameters(tune_trial, config=_for_worker(config, workers), dataset=dataset),
+            tune.with_parameters(
+                tune_trial,
+                config=_for_worker(config, workers),
+                dataset=dataset,
+                shields=own_shields(),
+            ),
             workers.resources(),
         )
         place = absolute(folder)

@@ -1,20 +1,23 @@
 """Shield types from outside this package."""
 
-__all__ = ["register_shield"]
+__all__ = ["OwnShield", "own_shields", "register_shield"]
 
 from collections.abc import Mapping
 from typing import Any
 
 from flowshield.errors import ConfigError
-from flowshield.groups import add_shield
+from flowshield.groups import add_shield, added_shields
 from flowshield.models import BaseShield
+
+OwnShield = tuple[type[BaseShield], dict[str, Any]]
+"""What `register_shield` was called with."""
 
 
 def register_shield(shield_cls: type[BaseShield], settings: Mapping[str, Any]) -> None:
     """Makes `shield=NAME` choose a shield of one's own, NAME being its `shield_type`.
 
     From then on, in this process: overrides, configs, `Trainer`, the pipeline's stages and
-    `BaseShield.load` know it. Ray's workers get the class with the work, but for a sweep's trials.
+    `BaseShield.load` know it. Ray's workers get the class with the work.
 
     Args:
         shield_cls: A subclass of BaseShield with a `shield_type`.
@@ -38,3 +41,9 @@ def register_shield(shield_cls: type[BaseShield], settings: Mapping[str, Any]) -
             f"register_shield: the settings of {name!r} need a learning_rate, got {list(settings)}"
         )
     add_shield(name, dict(settings))
+    BaseShield.know(shield_cls)
+
+
+def own_shields() -> list[OwnShield]:
+    """Every shield that was registered in this process, to be registered in another one."""
+    return [(BaseShield.of_type(name), settings) for name, settings in added_shields().items()]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,8 @@ from flowshield.pipeline import tuning
 from flowshield.training import Trainer
 
 pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
 
 RATES, SHIELDS = (1e-3, 1e-2), ("quantile", "mixture")
 TINY = [
@@ -255,3 +258,25 @@ def test_asha_hears_of_a_restored_sweep_what_its_trials_had_reported():
     asha.on_trial_add(None, new)
     assert asha.on_trial_result(None, new, {"epoch": 1, "score": 0.1}) == "CONTINUE"
     assert asha.on_trial_result(None, new, {"epoch": 2, "score": 0.1}) == "STOP"
+
+
+# ------------------------------------------------------------------ shields of the user's
+
+
+def test_a_sweep_trains_shields_of_the_users_program(tmp_path):
+    source = (ROOT / "examples" / "own_shield.py").read_text()
+    program, main_line = source.split('if __name__ == "__main__":')
+    assert "main([" in main_line
+    arguments = ["tune", f"run_dir={tmp_path}/run", *TINY[:5], "shield=[gaussian]", *TINY[7:]]
+    (tmp_path / "program.py").write_text(f"{program}\nsys.exit(main({arguments}))\n")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    trials = results(tmp_path / "run")["trials"]
+    assert drawn(trials) == [("gaussian", rate) for rate in RATES]
+    assert {trial["status"] for trial in trials} <= {"finished", "stopped"}

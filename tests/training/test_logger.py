@@ -132,8 +132,12 @@ def test_wandb_gets_the_same_under_the_same_names(tmp_path, monkeypatch):
         shield.log_histogram("scores/calibration", np.ones(5), 2)
         shield.log_figure("figures/plane", figure(), 1)
         shield.log_hparams({"seed": 42}, {"best_validation_loss": 2.0})
-    (of_agent,) = (tmp_path / "agent").rglob("*.wandb")
-    (of_shield,) = (tmp_path / "quantile").rglob("*.wandb")  # its file holds names uncompressed
+    (of_agent,) = (tmp_path / "agent").rglob("*.wandb")  # such a file holds names uncompressed
+    (of_shield,) = (tmp_path / "quantile").rglob("*.wandb")
+    # a process of W&B's writes them, on a busy machine later than it says
+    deadline = time.monotonic() + 60
+    while b"train_loss" not in of_agent.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     events = read(tmp_path / "quantile")
     names = [*events.Tags()["scalars"], *events.Tags()["histograms"], *events.Tags()["images"]]
     assert len(names) == 4

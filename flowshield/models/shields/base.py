@@ -56,7 +56,7 @@ class BaseShield(JudgingModel):
         """Makes the subclass known by its `shield_type`, for `BaseShield.load`."""
         super().__init_subclass__(**kwargs)
         if cls.shield_type:
-            BaseShield._types[cls.shield_type] = cls
+            BaseShield.know(cls)
 
     def __init__(self, state_dim: int, command_dim: int = 2, **hyperparameters: Any) -> None:
         super().__init__(state_dim, command_dim, **hyperparameters)
@@ -265,6 +265,15 @@ class BaseShield(JudgingModel):
         if payload["calibration"] is not None:
             shield.calibration = Calibration.from_payload(payload["calibration"])
         return shield.eval()
+
+    @staticmethod
+    def know(shield_cls: type["BaseShield"]) -> None:
+        """Lets `of_type` and `load` find a class, which it does itself but where it was pickled.
+
+        A class of a program's own comes to Ray's workers by value: it is made there before it gets
+        its `shield_type`.
+        """
+        BaseShield._types[shield_cls.shield_type] = shield_cls
 
     @staticmethod
     def of_type(shield_type: str) -> type["BaseShield"]:

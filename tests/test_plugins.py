@@ -1,0 +1,60 @@
+"""The user's own modules, for the programs that come with the package."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flowshield.errors import ConfigError
+from flowshield.plugins import import_plugins
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def flowshield(*arguments, plugins, cwd):
+    path = os.pathsep.join([str(EXAMPLES.parent), str(EXAMPLES)])
+    return subprocess.run(
+        [sys.executable, "-m", "flowshield", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, "FLOWSHIELD_PLUGINS": plugins},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_program_knows_a_shield_and_an_environment_of_a_plugin(tmp_path):
+    overrides = ["env.name=cart", "shield=gaussian", "shield.gaussian.hidden_dim=8"]
+    done = flowshield("config", *overrides, plugins="own_shield, own_environment", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "gaussian:" in done.stdout and "hidden_dim: 8" in done.stdout
+    without = flowshield("config", *overrides, plugins="", cwd=tmp_path)
+    assert without.returncode == 1 and "gaussian" in without.stderr
+
+
+def test_a_run_of_plugins_answers_in_another_process(tmp_path):
+    tiny = ["n_epochs=1", "shield_epochs=1", "data.n_episodes=80", "calibration.alpha=0.1"]
+    small = ["behaviour=random", "env.commands=[[40,-10]]", "ray.num_workers=0", "run_dir=run"]
+    plugins = {"plugins": "own_shield,own_environment", "cwd": tmp_path}
+    trained = flowshield("train", "env.name=cart", "shield=gaussian", *small, *tiny, **plugins)
+    assert trained.returncode == 0, trained.stderr
+    asked = flowshield("ask", "run", "--state", "1", "0", "--command", "40", "-10", **plugins)
+    assert asked.returncode == 0, asked.stderr
+    assert "gaussian" in asked.stdout
+
+
+def test_a_plugin_that_is_not_there_is_one_line(tmp_path):
+    done = flowshield("config", plugins="no_such_module", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("flowshield: FLOWSHIELD_PLUGINS: cannot import 'no_such_module'")
+    assert "PYTHONPATH" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_plugin_that_fails_is_named_with_what_it_raised(tmp_path, monkeypatch):
+    (tmp_path / "broken_plugin.py").write_text("import flowshield\n1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("FLOWSHIELD_PLUGINS", "broken_plugin")
+    with pytest.raises(ConfigError, match=r"'broken_plugin': ZeroDivisionError.*mend it"):
+        import_plugins()
