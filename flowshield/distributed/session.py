@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from flowshield.errors import ConfigError
 from flowshield.scratch import ScratchFolder
 
 
@@ -22,6 +23,9 @@ def session() -> Iterator[None]:
     What is there already is used and left as it is: a Ray that this process has initialised, or
     the cluster whose job it is (`ray job submit` sets RAY_ADDRESS). Otherwise one of this machine
     is started, for this process and those it starts alone, and ended with the body.
+
+    Raises:
+        ConfigError: That Ray does not start, or that cluster cannot be reached.
     """
     if ray.is_initialized():
         yield
@@ -52,12 +56,25 @@ def _start(temporary: Path) -> None:
     # Ray Train and Tune free what a killed worker held only where the dashboard runs
     dashboard: dict[str, Any] = {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     with _temporary_files(temporary) if address is None else nullcontext():
-        ray.init(
-            address="local" if address is None else address,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            **(dashboard if address is None else {}),
-        )
+        try:
+            ray.init(
+                address="local" if address is None else address,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                **(dashboard if address is None else {}),
+            )
+        except Exception as error:  # of any kind: Ray has none for it
+            raise _not_there(address, error) from error
+
+
+def _not_there(address: str | None, error: Exception) -> ConfigError:
+    what, instead = (
+        ("Ray does not start on this machine", "ray.num_workers=0 works without it")
+        if address is None
+        else (f"Ray cannot be reached at RAY_ADDRESS={address}", "unset it for a Ray of your own")
+    )
+    reason = str(error).strip().split("\n", 1)[0]
+    return ConfigError(f"{what}: {type(error).__name__}: {reason}; {instead}")
 
 
 @contextmanager

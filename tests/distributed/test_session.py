@@ -1,6 +1,7 @@
 """The Ray that a command starts for itself."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -31,3 +32,24 @@ def test_a_ray_of_ones_own_demands_a_token_that_lies_nowhere(tmp_path):
     assert done.stdout.split() == ["True"], done.stderr
     assert done.stderr == ""
     assert not (tmp_path / ".ray").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("RAY_TMPDIR", "/dev/null", "Ray does not start on this machine: .*; ray.num_workers=0"),
+        ("RAY_ADDRESS", "nonsense://", "Ray cannot be reached at RAY_ADDRESS=nonsense://: .*unset"),
+    ],
+)
+def test_a_ray_that_is_not_there_is_one_line(tmp_path, variable, value, told):
+    words = ["collect", "env=gridworld", "behaviour=random", f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flowshield", *words],
+        env={**os.environ, variable: value},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(f"flowshield: {told}.*", line)
