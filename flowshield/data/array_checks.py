@@ -1,6 +1,7 @@
 """Checks of the single arrays of a dataset, each named with its source where it is wrong."""
 
 __all__ = [
+    "LONGEST_NAME",
     "checked_actions",
     "checked_flags",
     "checked_levels",
@@ -10,6 +11,7 @@ __all__ = [
     "checked_whole",
 ]
 
+import sys
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +21,8 @@ from flowshield.data.hindsight import place_of_step
 from flowshield.errors import DataError, ShapeError
 
 _Real = TypeVar("_Real", bound=np.floating[Any])
+
+LONGEST_NAME = 1000  # of a behaviour, in bytes: in a Parquet file it stands in every row
 
 _MOST_ACTIONS = 65_536  # an agent has a weight vector for each: a file must not ask for billions
 
@@ -106,6 +110,15 @@ def checked_names(values: ArrayLike | None, n_episodes: int, source: str) -> NDA
     array = checked_shape(values, "behaviours", source, (n_episodes,))
     if array.dtype.kind != "U":
         raise DataError(f"{source}: expected text as behaviours, got {array.dtype}")
+    # numpy takes any 32 bits for a character, and half of a surrogate pair, too
+    letters = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.uint32)
+    if ((letters > sys.maxunicode) | (letters >> 11 == 0xD800 >> 11)).any():
+        raise DataError(f"{source}: behaviours hold what is no character")
+    names = (name.encode() for name in array.tolist())
+    if any(len(name) > LONGEST_NAME or b"\0" in name for name in names):
+        raise DataError(
+            f"{source}: expected behaviours of at most {LONGEST_NAME} bytes of UTF-8 without a NUL"
+        )
     return array
 
 

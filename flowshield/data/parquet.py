@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 import flowshield
+from flowshield.data.array_checks import LONGEST_NAME
 from flowshield.data.arrays import TrajectoryArrays
 from flowshield.data.arrow import arrays_of
 from flowshield.errors import ConfigError, FileFormatError, FlowshieldError
@@ -30,7 +31,6 @@ from flowshield.limits import check_unfolded
 SUFFIX = ".parquet"
 FORMAT_VERSION = 1
 _MANIFEST = "flowshield.json"
-_LONGEST_NAME = 1000
 _PIECE = 64 << 20  # bytes that are read at a time
 
 
@@ -147,7 +147,7 @@ def _read_part(system: fs.FileSystem, name: str) -> pa.Table:
     names = table["behaviours"] if "behaviours" in table.column_names else None
     if names is not None and pa.types.is_dictionary(names.type):
         longest = max((_longest(chunk.dictionary) for chunk in names.chunks), default=0)
-        if longest > _LONGEST_NAME:
+        if longest > LONGEST_NAME:
             raise FileFormatError(f"a behaviour's name has {longest} letters")
     return table
 
