@@ -4,27 +4,53 @@ __all__ = ["COMPLETION", "completion_script"]
 
 import argparse
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from flowshield.cli.command import Command
 from flowshield.progress import Reporter
 
 _BASH = """\
 _flowshield() {{
-  local word=${{COMP_WORDS[COMP_CWORD]}} options
-  case ${{COMP_CWORD}}:${{COMP_WORDS[1]}} in
-    1:*) options={commands} ;;
+  local word=${{COMP_WORDS[COMP_CWORD]}} offered=
+  case $COMP_CWORD:${{COMP_WORDS[1]}}:$word in
+    1:*) offered={commands} ;;
 {cases}
-    *) options= ;;
   esac
-  COMPREPLY=()
-  if [[ $word == -* || $COMP_CWORD == 1 ]]; then
-    COMPREPLY=($(compgen -W "$options" -- "$word"))
-  fi
+  COMPREPLY=($(compgen -W "$offered" -- "$word"))
 }}
 complete -o default -F _flowshield flowshield
 """
-_ZSH = "autoload -Uz bashcompinit && bashcompinit\n"  # zsh runs bash's completions
+_ZSH = """\
+(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit -i; }}
+_flowshield() {{
+  local -a commands
+  commands=(
+{commands}
+  )
+  case $CURRENT:$words[2]:$PREFIX in
+    2:*:-*) compadd -- --help --version ;;
+    2:*) _describe command commands ;;
+{cases}
+    *) compset -P '*='; _files ;;
+  esac
+}}
+compdef _flowshield flowshield
+"""
+_FISH = """\
+complete -c flowshield -n __fish_use_subcommand -f
+complete -c flowshield -n __fish_use_subcommand -s h -l help
+complete -c flowshield -n __fish_use_subcommand -l version
+"""
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What one command offers: its summary, its options, and what else a word may be."""
+
+    summary: str
+    options: list[str]
+    choices: list[str]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,29 +71,58 @@ def completion_script(shell: str, parser: argparse.ArgumentParser) -> str:
         parser: Of the whole command line.
     """
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    options = {
-        name: [word for action in sub._actions for word in action.option_strings]
+    summaries = {action.dest: action.help or "" for action in commands._choices_actions}
+    words = {
+        name: _Words(
+            summaries[name],
+            [word for action in sub._actions for word in action.option_strings],
+            [str(word) for action in sub._actions for word in action.choices or ()],
+        )
         for name, sub in commands.choices.items()
     }
-    if shell == "fish":
-        return _fish(options, {a.dest: a.help or "" for a in commands._choices_actions})
-    cases = "\n".join(
-        f"    *:{name}) options={shlex.quote(' '.join(words))} ;;"
-        for name, words in options.items()
+    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](words)
+
+
+def _bash(commands: Mapping[str, _Words]) -> str:
+    names = shlex.quote(" ".join([*commands, "--help", "--version"]))
+    return _BASH.format(
+        commands=names,
+        cases=_cases(commands, lambda words: f"offered={shlex.quote(' '.join(words))}"),
     )
-    names = shlex.quote(" ".join([*options, "--help", "--version"]))
-    return (_ZSH if shell == "zsh" else "") + _BASH.format(commands=names, cases=cases)
 
 
-def _fish(options: Mapping[str, list[str]], summaries: Mapping[str, str]) -> str:
+def _zsh(commands: Mapping[str, _Words]) -> str:
+    described = (f"{name}:{words.summary}" for name, words in commands.items())
+    return _ZSH.format(
+        commands="\n".join(f"    {shlex.quote(line)}" for line in described),
+        cases=_cases(commands, lambda words: f"compadd -- {shlex.join(words)}"),
+    )
+
+
+def _cases(commands: Mapping[str, _Words], offer: Callable[[list[str]], str]) -> str:
+    """Branches of a `case` over NUMBER:COMMAND:WORD, in bash as in zsh."""
     lines = []
-    for name, words in options.items():
+    for name, words in commands.items():
+        lines.append(f"    *:{name}:-*) {offer(words.options)} ;;")
+        if words.choices:
+            lines.append(f"    *:{name}:*) {offer(words.choices)} ;;")
+    return "\n".join(lines)
+
+
+def _fish(commands: Mapping[str, _Words]) -> str:
+    lines = []
+    for name, words in commands.items():
         first = f"complete -c flowshield -n __fish_use_subcommand -a {name}"
-        lines.append(f"{first} -d {shlex.quote(summaries[name])}")
+        lines.append(f"{first} -d {shlex.quote(words.summary)}")
         seen = shlex.quote(f"__fish_seen_subcommand_from {name}")
-        long = [word[2:] for word in words if word.startswith("--")]
-        lines += [f"complete -c flowshield -n {seen} -l {word}" for word in long]
-    return "\n".join(lines) + "\n"
+        then = f"complete -c flowshield -n {seen}"
+        lines += [
+            f"{then} {f'-l {word[2:]}' if word.startswith('--') else f'-s {word[1:]}'}"
+            for word in words.options
+        ]
+        if words.choices:
+            lines.append(f"{then} -f -a {shlex.quote(' '.join(words.choices))}")
+    return _FISH + "\n".join(lines) + "\n"
 
 
 COMPLETION = Command(
