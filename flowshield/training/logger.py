@@ -119,16 +119,20 @@ class Logger:
     ) -> None:
         """Logs one row of the HParams table: what was set, and what came of it.
 
+        TensorBoard shows every scalar of a run in its row.
+
         Args:
             values: By name, such as `flowshield.training.hyperparameters` makes of a config.
             metrics: By name; they are logged as scalars too, at step 0.
         """
         from torch.utils.tensorboard.summary import hparams
 
-        # not the writer's add_hparams, which makes a run of its own for them in a folder below
+        # Not the writer's add_hparams, which makes a run of its own for them in a folder below. And
+        # no list of metrics: TensorBoard would take the first run's for all, and hide the others'.
+        _, start, end = hparams(dict(values), dict(metrics))  # type: ignore[no-untyped-call]
         file_writer: Any = self._writer.file_writer
         with explained_write(self._log_dir):
-            for summary in hparams(dict(values), dict(metrics)):  # type: ignore[no-untyped-call]
+            for summary in (start, end):
                 file_writer.add_summary(summary, 0)
         for name, value in metrics.items():
             self.log_scalar(name, value, 0)

@@ -96,10 +96,29 @@ def test_a_row_of_the_hparams_table_comes_back(tmp_path):
     row = metadata.parse_session_start_info_plugin_data(content).hparams
     assert (row["seed"].number_value, row["ema"].number_value) == (42, 1)
     assert row["model.activation"].string_value == "silu"
-    content = events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
-    experiment = metadata.parse_experiment_plugin_data(content)
-    assert [metric.name.tag for metric in experiment.metric_infos] == ["loss"]
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(0, 0.5)]
+
+
+def test_the_hparams_table_has_every_runs_metrics(tmp_path):
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams.backend_context import Context
+
+    for name, metric in (("agent", "best_validation_loss"), ("evaluation", "return/none/200_280")):
+        with Logger(tmp_path / name) as logger:
+            logger.log_hparams({"seed": 42}, {metric: 0.5})
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    provider = MultiplexerDataProvider(runs, str(tmp_path))
+    board, request = Context(TBContext(data_provider=provider)), RequestContext()
+    content = board.hparams_metadata(request, "")
+    table = board.experiment_from_metadata(request, "", True, content, None)
+    assert {metric.name.tag for metric in table.metric_infos} == {
+        "best_validation_loss",
+        "return/none/200_280",
+    }
+    assert [setting.name for setting in table.hparam_infos] == ["seed"]
 
 
 @pytest.mark.parametrize(("anew", "steps"), [(True, [1]), (False, [2, 1])])
