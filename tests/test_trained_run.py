@@ -226,4 +226,14 @@ def test_a_run_whose_environment_draws_nothing_is_not_filmed(place, tmp_path, ca
     config = (place / "config.yaml").read_text().replace("name: lunarlander", "name: gridworld")
     (tmp_path / "config.yaml").write_text(config)
     words = ["command=[9,9]", "shield=quantile"]
-    assert "environment cannot be filmed" in refused(capsys, tmp_path, *words, command="film")
+    said = refused(capsys, tmp_path, *words, command="film")
+    assert "environment 'gridworld' cannot be filmed" in said
+
+
+def test_what_draws_and_cannot_be_loaded_is_one_line(place, monkeypatch, capsys):
+    def without_its_library(run, render_mode=None):  # as MuJoCo's without the system's OSMesa
+        raise AttributeError("'NoneType' object has no attribute 'glGetError'")
+
+    monkeypatch.setattr("flowshield.pipeline.TrainedRun.make_env", without_its_library)
+    said = refused(capsys, place, "command=[9,9]", "shield=quantile", command="film")
+    assert "environment 'lunarlander' cannot be filmed here: 'NoneType'" in said

@@ -4,6 +4,7 @@ __all__ = ["FILM"]
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _film(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
-    # pictures need no screen, and pygame shall not look for one
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    _draw_without_a_screen()
     import torch
 
     from flowshield.pipeline import TrainedRun, film
@@ -46,6 +46,14 @@ def _film(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     reporter.named = run.folder.named
     torch.set_num_threads(run.config.n_threads)
     film(run, settings, reporter)
+
+
+def _draw_without_a_screen() -> None:
+    """Keeps pygame from looking for a screen, and MuJoCo from one that is not there."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not screen:
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _settings(given: "Sequence[str]") -> "FilmSettings":

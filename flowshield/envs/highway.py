@@ -77,6 +77,7 @@ class HighwayWrapper(ContinuousEnvWrapper):
             "simulation_frequency": policy_frequency,
             "vehicles_count": vehicles_count,
             "offroad_terminal": True,
+            "offscreen_rendering": render_mode != "human",
             **dict(config or {}),
         }
         steps = round(duration * policy_frequency)
@@ -95,6 +96,20 @@ class HighwayWrapper(ContinuousEnvWrapper):
         }
         if render_mode is not None:
             self.make_kwargs["render_mode"] = render_mode
+        self.metadata = {**env.metadata, "render_fps": policy_frequency}  # theirs: twice as fast
+
+    def render(self) -> Any:
+        """Draws the road, frames also where SDL has no screen.
+
+        Returns:
+            [height, width, 3], uint8, with render_mode "rgb_array"; else None.
+        """
+        env: Any = self.unwrapped
+        if self.render_mode == "rgb_array" and env.viewer is None:
+            graphics = importlib.import_module("highway_env.envs.common.graphics")
+            env.viewer = graphics.EnvViewer(env)
+            env.viewer.enabled = True  # under SDL_VIDEODRIVER=dummy it would draw black
+        return super().render()
 
     def controller(self, state: NDArray[Any]) -> NDArray[np.float32]:
         """Keeps its lane and its distance, by the intelligent driver model.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowshield.envs import EnvWrapper
-from flowshield.errors import ConfigError, UsageError
+from flowshield.errors import UsageError
 from flowshield.evaluation.cell_grid import Command
 from flowshield.evaluation.film_file import check_format, write_film
 from flowshield.evaluation.film_picture import film_picture
@@ -124,5 +124,6 @@ def _told(side: FilmedEpisode, title: str) -> str:
 def _env_with_pictures(run: TrainedRun) -> EnvWrapper:
     try:
         return run.make_env(render_mode="rgb_array")
-    except ConfigError as error:
-        raise UsageError(f"this environment cannot be filmed: {error}") from error
+    except Exception as error:  # what draws is loaded here, and foreign
+        name = run.config.env.name
+        raise UsageError(f"environment {name!r} cannot be filmed here: {error}") from error

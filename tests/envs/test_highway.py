@@ -59,3 +59,20 @@ def test_what_makes_up_a_state_is_fixed():
         make_env("highway", config={"observation": {}, "action": {}, "collision_reward": -2})
     with pytest.raises(ShapeError):
         make_env("highway").return_bound(np.zeros(24))
+
+
+@pytest.mark.parametrize("driver", ["dummy", None])
+def test_the_road_is_drawn_with_and_without_a_screen_and_at_its_own_pace(monkeypatch, driver):
+    monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
+    if driver is not None:
+        monkeypatch.setenv("SDL_VIDEODRIVER", driver)
+    env = make_env("highway", render_mode="rgb_array", policy_frequency=4)
+    env.reset(seed=0)
+    first = env.render()
+    for _ in range(4):
+        env.step(np.array([1.0, 0.2], np.float32))
+    second = env.render()
+    env.close()
+    assert len(np.unique(first.reshape(-1, 3), axis=0)) > 3  # road, lines and vehicles
+    assert (first != second).any()
+    assert env.metadata["render_fps"] == 4

@@ -1,6 +1,9 @@
 """MuJoCo's hopper stands and falls (extra mujoco)."""
 
+import os
+import subprocess
 import sys
+from ctypes.util import find_library
 
 import numpy as np
 import pytest
@@ -31,3 +34,24 @@ def test_the_controller_stands_where_random_torques_fall(name):
     assert falling.terminated.sum() == 4 and falling.episode_lengths.max() < 200
     assert env.crashed(True, 1.0) and not env.crashed(False, 1.0)
     assert env.return_bound(np.zeros((3, 11))) is None
+
+
+WITHOUT_A_SCREEN = """
+from flowshield.cli.film import _draw_without_a_screen
+_draw_without_a_screen()
+from flowshield.envs import make_env
+env = make_env("hopper", render_mode="rgb_array")
+env.reset(seed=0)
+print(env.render().std() > 10)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MuJoCo needs no screen to draw")
+@pytest.mark.skipif(find_library("EGL") is None, reason="needs the system's EGL library")
+def test_a_film_is_drawn_without_a_screen():
+    pytest.importorskip("mujoco")
+    screens = ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")
+    env = {name: value for name, value in os.environ.items() if name not in screens}
+    command = [sys.executable, "-c", WITHOUT_A_SCREEN]  # MuJoCo looks once in a process
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
