@@ -1,11 +1,13 @@
 """The pages in a real browser: nothing complains, every figure is there, a drag is answered."""
 
 import base64
+import copy
 
 import chromium
+import numpy as np
 import pytest
 
-from flowshield.evaluation.explorer import write_explorer
+from flowshield.evaluation.explorer import explorer_payload, write_explorer
 from flowshield.evaluation.report import write_report
 
 pytestmark = [
@@ -127,3 +129,39 @@ def test_moments_and_presets_are_picked(page, explorer, payload):
     page.run("at('presets').querySelectorAll('button')[1].click(), 0")
     horizon, target = later["presets"][1]
     assert page.run(REQUEST) == f"({horizon:.0f}, {target:.1f})".replace("-", "−")
+
+
+EVIL = (
+    "<script>ran = 1</script>",
+    "</script><script>ran = 1</script>",
+    "<!--<script>",
+    "--></title></style></textarea><img src=x onerror='ran = 1'>",
+    "\"'`><svg onload='ran = 1'>",
+    "&lt;b&gt; &amp; \\u003cscript\\u003e {{ 7 * 7 }} ${ran = 1}",
+    "line\u2028separator\u2029and\\",
+)
+RAN = "typeof ran !== 'undefined' || document.images.length > 0"
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_what_users_typed_is_shown_and_runs_nothing(
+    page, shields, episodes, results, evil, tmp_path
+):
+    episodes = copy.copy(episodes)
+    episodes.behaviours = np.full(episodes.n_episodes, evil)
+    sizes = {"n_episodes": 1, "n_moments": 1, "n_requests": 2}
+    payload = explorer_payload({evil: shields["mixture"]}, episodes, [(9, 9)], **sizes, title=evil)
+    write_explorer(tmp_path / "explorer.html", payload)
+    page.open(tmp_path / "explorer.html")
+    assert page.run("document.querySelector('h1').textContent") == f"Command explorer: {evil}"
+    assert page.run("at('shields').querySelector('label').textContent") == f" {evil}"
+    assert page.run("document.scripts.length") == 2 and not page.run(RAN)
+
+    results["dataset"]["env"] = results["command"] = results["config_yaml"] = evil
+    results["dataset"]["behaviour"] = results["machine"] = evil
+    results["shields"][evil] = results["shields"].pop("quantile")
+    write_report(tmp_path / "report.html", results, {}, "explorer.html")
+    page.open(tmp_path / "report.html")
+    assert evil in page.run("document.body.textContent")
+    assert page.run("document.scripts.length") == 0 and not page.run(RAN)
+    assert page.complaints == [] and page.fetched == []
