@@ -146,3 +146,10 @@ def test_config_prints_every_key(capsys):
     out = capsys.readouterr().out
     assert "horizon_weight" in out and "quantile" in out and "beta_schedule" not in out
     assert "grace_epochs" in out
+
+
+def test_an_argument_that_is_no_text_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["collect", "run_dir='r\udcff'", "env=gridworld"]) == 2
+    assert "run_dir='r\\udcff'\" is not UTF-8" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -71,6 +71,7 @@ def _run(typed: Sequence[str]) -> int:
     parsed = make_parser().parse_args(typed)
     reporter = Reporter()
     try:
+        _check_text(typed)
         import_plugins()
         parsed.run(parsed, reporter, "flowshield " + shlex.join(typed))
     except (FlowshieldError, OSError) as error:
@@ -82,6 +83,15 @@ def _run(typed: Sequence[str]) -> int:
         print(f"flowshield: interrupted{_how_to_go_on(parsed, reporter)}", file=sys.stderr)
         return 130
     return 0
+
+
+def _check_text(typed: Sequence[str]) -> None:
+    """Refuses at once what could not be written into a config or a report in the end."""
+    for argument in typed:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{argument!r} is not UTF-8: name files and values in it") from error
 
 
 def _how_to_go_on(parsed: argparse.Namespace, reporter: Reporter) -> str:
