@@ -37,7 +37,7 @@ from protocol.variants import measure as measure_variant
 from rich.console import Console
 
 from flowshield.atomic import atomic_write
-from flowshield.run_folder import machine
+from flowshield.machine import machine
 
 _DATASET = "mixed"
 _SOLVED = ("flow_matching", "diffusion")

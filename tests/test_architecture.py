@@ -25,6 +25,7 @@ ALLOWED = {
     "filesystem": {"errors"},
     "limits": {"errors"},
     "plain_pickle": set(),
+    "plugins": {"errors"},
     "lock": {"atomic", "errors"},
     "scratch": {"lock", "errors"},
     "progress": {"errors"},
@@ -39,10 +40,14 @@ ALLOWED = {
     "evaluation": LEAVES | BELOW_TRAINING,
     "distributed": LEAVES | BELOW_TRAINING | {"training", "evaluation", "search_space"},
     "mirror": LEAVES,
-    "run_folder": LEAVES | {"mirror"} | BELOW_TRAINING | {"training", "evaluation"},
+    "json_files": {"atomic", "errors"},
+    "machine": set(),
+    "run_folder": LEAVES | {"json_files", "mirror"},
+    "run_config": CONFIG | {"atomic", "run_folder"},
     "pipeline": LEAVES
     | BELOW_TRAINING
-    | {"training", "evaluation", "search_space", "distributed", "run_folder"},
+    | {"training", "evaluation", "search_space", "distributed"}
+    | {"json_files", "machine", "run_config", "run_folder"},
 }
 TOP = {"cli", "__main__"}
 # Trainer and DataCollector import their half of distributed inside the method that needs it, and
@@ -216,7 +221,7 @@ def test_no_module_is_named_after_nothing():
 def test_nothing_is_decided_by_a_clock_that_can_be_set():
     """Times are taken with time.monotonic and time.perf_counter; those below decide nothing."""
     allowed = {
-        "run_folder.py": {"now"},  # the name of a new run folder, where that is not taken
+        "run_config.py": {"now"},  # the name of a new run folder, where that is not taken
         "mirror.py": {"st_mtime_ns"},  # beside size and inode: whether a file was rewritten
     }
     clocks = {"time", "time_ns", "now", "today", "utcnow", "getmtime", "getctime", "localtime"}

@@ -20,11 +20,13 @@ from omegaconf import OmegaConf
 from flowshield.config import compose
 from flowshield.data import TrajectoryDataset
 from flowshield.errors import ConfigError, DataError, FileFormatError
+from flowshield.json_files import read_json
 from flowshield.limits import check_unfolded
 from flowshield.models import BaseShield, QuantileShield, UDRLAgent
 from flowshield.models.serialization import load_payload, save_payload
 from flowshield.models.shields import ExchangeablePairs
-from flowshield.run_folder import RunFolder, read_config, read_json
+from flowshield.run_config import read_config
+from flowshield.run_folder import RunFolder
 
 MARK = b"flowshield_was_here"
 GIB = 1 << 30

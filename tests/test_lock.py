@@ -9,7 +9,8 @@ from flowshield.atomic import atomic_write
 from flowshield.cli import main
 from flowshield.errors import BusyError, ConfigError, WriteError
 from flowshield.lock import FolderLock
-from flowshield.run_folder import RunFolder, load_config, open_run
+from flowshield.run_config import load_config, open_run
+from flowshield.run_folder import RunFolder
 
 # holds a folder, says so, and waits for ever
 HOLDER = """

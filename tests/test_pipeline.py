@@ -16,7 +16,7 @@ from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.models.serialization import load_payload
-from flowshield.run_folder import load_config
+from flowshield.run_config import load_config
 
 HERE = [*TINY, "n_epochs=2", "shield_epochs=2", "checkpoint_every=1", "ray.num_workers=0"]
 

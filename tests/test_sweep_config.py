@@ -3,7 +3,7 @@
 import pytest
 
 from flowshield.errors import ConfigError
-from flowshield.run_folder import load_config
+from flowshield.run_config import load_config
 
 
 def config_of(folder, *overrides, name="tune"):

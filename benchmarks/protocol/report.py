@@ -11,7 +11,7 @@ from typing import Any
 from flowshield import __version__
 from flowshield.atomic import atomic_write
 from flowshield.evaluation.wording import percent
-from flowshield.run_folder import machine
+from flowshield.machine import machine
 from protocol.figures import draw
 from protocol.results import Results, asked_for
 from protocol.schedule import Context

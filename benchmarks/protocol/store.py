@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowshield.errors import ConfigError
-from flowshield.run_folder import read_json, write_json
+from flowshield.json_files import read_json, write_json
 
 
 class Key(NamedTuple):

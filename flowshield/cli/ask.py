@@ -55,8 +55,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     from flowshield.errors import UsageError
     from flowshield.evaluation import answer_lines
+    from flowshield.json_files import json_text
     from flowshield.pipeline import Question, TrainedRun, ask
-    from flowshield.run_folder import json_text
 
     if parsed.state is not None and (parsed.step is not None or parsed.follow is not None):
         raise UsageError("--step and --follow go with --seed, not with --state")

@@ -37,7 +37,7 @@ def _prepared(
 ) -> "Iterator[tuple[DictConfig, RunFolder]]":
     import torch
 
-    from flowshield.run_folder import open_run
+    from flowshield.run_config import open_run
 
     with open_run(overrides, "tune" if command == "tune" else "run") as (config, folder):
         reporter.named, reporter.run_dir = folder.named, folder.place

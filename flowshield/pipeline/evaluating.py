@@ -21,6 +21,7 @@ from flowshield.evaluation import (
     markdown_table,
     write_report,
 )
+from flowshield.json_files import read_json, write_json
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import dataset_path
 from flowshield.pipeline.dashboard import log_evaluation
@@ -28,7 +29,7 @@ from flowshield.pipeline.exploring import ExplorerSettings, write_run_explorer
 from flowshield.pipeline.place import on_ray, place, rollout_workers
 from flowshield.pipeline.results import draw_figures, gather_results
 from flowshield.progress import Reporter
-from flowshield.run_folder import RunFolder, read_json, write_json
+from flowshield.run_folder import RunFolder
 from flowshield.training import Trainer, resolve_device
 
 if TYPE_CHECKING:

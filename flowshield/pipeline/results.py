@@ -24,7 +24,9 @@ from flowshield.evaluation import (
     typical_episode,
 )
 from flowshield.evaluation.wording import shield_label
-from flowshield.run_folder import RunFolder, machine, read_json
+from flowshield.json_files import read_json
+from flowshield.machine import machine
+from flowshield.run_folder import RunFolder
 
 # 2: false_alarms are those that were promised, per step or per episode and in each group; cells and
 # "followed" count what a shield could not compute.

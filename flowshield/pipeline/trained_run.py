@@ -9,8 +9,10 @@ from flowshield.errors import FileFormatError, UsageError, unknown_name
 from flowshield.evaluation import lend_return_bound
 from flowshield.evaluation.cell_grid import CellGrid
 from flowshield.evaluation.verdict import judge
+from flowshield.json_files import read_json
 from flowshield.models import BaseShield, UDRLAgent
-from flowshield.run_folder import RunFolder, read_config, read_json
+from flowshield.run_config import read_config
+from flowshield.run_folder import RunFolder
 
 
 class TrainedRun:

@@ -8,11 +8,12 @@ from functools import partial
 from omegaconf import DictConfig
 
 from flowshield.data import TrajectoryDataset
+from flowshield.json_files import write_json
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import collect
 from flowshield.pipeline.place import check_room, for_models, on_ray, place
 from flowshield.progress import Bar, Bars, Reporter
-from flowshield.run_folder import RunFolder, write_json
+from flowshield.run_folder import RunFolder
 from flowshield.training import Trainer
 from flowshield.training.side_by_side import side_by_side
 

@@ -17,10 +17,11 @@ from flowshield.evaluation import (
     sweep_markdown_table,
 )
 from flowshield.evaluation.promise import pooled, promised_alarms, promised_scores
+from flowshield.json_files import write_json
 from flowshield.models import BaseShield
 from flowshield.pipeline.collecting import collect
 from flowshield.progress import Bar, Reporter
-from flowshield.run_folder import RunFolder, write_json
+from flowshield.run_folder import RunFolder
 from flowshield.search_space import (
     Domain,
     as_overrides,

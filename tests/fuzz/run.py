@@ -41,9 +41,12 @@ from omegaconf import OmegaConf
 from flowshield.config import compose
 from flowshield.data import Episode, TrajectoryDataset
 from flowshield.errors import FlowshieldError
+from flowshield.json_files import read_json
+from flowshield.machine import machine
 from flowshield.models import BaseShield, QuantileShield, UDRLAgent
 from flowshield.models.shields import ExchangeablePairs
-from flowshield.run_folder import RunFolder, machine, read_config, read_json
+from flowshield.run_config import read_config
+from flowshield.run_folder import RunFolder
 from flowshield.training import FitSettings, fit
 from flowshield.training.checkpoints import load_checkpoint, save_checkpoint
 

@@ -36,7 +36,7 @@ from run_files import comparable, content, files, is_ours, is_theirs, is_writing
 
 import flowshield.pipeline  # noqa: F401
 from flowshield.cli import main as flowshield_main
-from flowshield.run_folder import machine
+from flowshield.machine import machine
 
 SETTINGS = [
     "env=gridworld",
