@@ -28,6 +28,7 @@ NOT_RUN = {
     "pip": "installs from the network",
     "ray": "needs a cluster",
     "python": "benchmarks and soaks: minutes to hours; their short forms are tests",
+    "tensorboard": "serves until it is stopped; what it shows is read in test_pipeline.py",
     "run": "takes minutes; a tiny run is what the other lines are tried on",
     "collect": "as run",
     "train": "as run",
