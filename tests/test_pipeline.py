@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import TINY
 
 from flowshield.cli import main
-from flowshield.data import TrajectoryDataset
+from flowshield.data import DataCollector, TrajectoryDataset
+from flowshield.envs import make_env
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.models.serialization import load_payload
 from flowshield.run_config import load_config
@@ -240,6 +241,41 @@ def test_a_dataset_that_is_not_there_is_not_collected_in_silence(tmp_path, capsy
     assert run("run", tmp_path / "x", *HERE, "data.path=nowhere.npz") == 1
     assert "nowhere.npz does not exist" in capsys.readouterr().err
     assert not Path("nowhere.npz").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+@pytest.mark.parametrize(
+    ("of", "env", "said"),
+    [
+        (
+            "cartpole",
+            "pendulum",
+            "the dataset of cartpole has states of length 4 and 2 discrete actions, "
+            "environment pendulum has states of length 3 and actions of length 1",
+        ),
+        ("lunarlander", "lunarlander_discrete", "8 and 4 discrete actions"),
+        ("lunarlander_discrete", "lunarlander", "8 and actions of length 2"),
+    ],
+)
+def test_data_of_another_environment_are_refused_before_training(
+    tmp_path, capsys, command, of, env, said
+):
+    path = tmp_path / "data.npz"
+    DataCollector(make_env(of)).collect(2, seed=0).save(path)
+    given = [f"env={env}", f"data.path={path}", "ray.num_workers=0", "device=cpu"]
+    assert run(command, tmp_path / "x", *given) == 1
+    error = capsys.readouterr().err
+    assert said in error and "choose the data's environment with env=" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x" / "models").exists()
+
+
+def test_data_of_an_environment_that_is_not_here_are_trained_on(tmp_path, capsys):
+    path = tmp_path / "data.npz"
+    DataCollector(make_env("pendulum", max_episode_steps=20)).collect(80, seed=0).save(path)
+    given = [*HERE, "shield=quantile", "env.name=elsewhere", f"data.path={path}"]
+    assert run("train", tmp_path / "x", *given) == 0
+    assert "cannot check that the data fit elsewhere" in capsys.readouterr().out
 
 
 def test_evaluating_what_was_not_trained_says_so(tmp_path, capsys):

@@ -20,6 +20,7 @@ from flowshield.evaluation.promise import pooled, promised_alarms, promised_scor
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield
 from flowshield.pipeline.collecting import collect
+from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.progress import Bar, Reporter
 from flowshield.run_folder import RunFolder
 from flowshield.search_space import (
@@ -74,6 +75,7 @@ def tune(
     with session():  # one Ray for both; a sweep is never without
         check_trial_room(config)
         dataset = collect(config, folder, reporter)
+        check_dataset(dataset, config, reporter)
         trainer = Trainer(config)
         parts = trainer.split(dataset)
         trainer.check_calibration(parts["calibration"])
