@@ -108,3 +108,10 @@ def test_the_site_builds_without_a_warning(tmp_path):
 def test_every_page_is_in_the_navigation():
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     assert set(re.findall(r"- ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)) == pages
+
+
+def test_no_line_of_a_paragraph_is_taken_for_a_list():
+    """Markdown begins a list at a wrapped line such as `31. But`."""
+    for path in (*DOCS.rglob("*.md"), *ROOT.glob("*.md")):
+        text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+        assert not re.findall(r"(?<=\S\n) *\d+[.)] .*", text), path
