@@ -108,7 +108,7 @@ def test_a_shield_projects_alike_in_any_company(judged):
     project = FixedBlockShield(plain, blocks).project_in_detail
     projected = answers(project, blocks, torch.arange(N), states, commands)
     assert 0 < int(projected.changed.sum()) < N
-    for group in groups():
+    for group in list(groups())[::4]:  # of most sizes: a projection costs a hundred actions
         found = answers(project, blocks, group, states, commands)
         for ours, expected in zip(found, projected, strict=True):
             assert torch.equal(ours, expected[group])
