@@ -20,7 +20,8 @@ class Episode:
         rewards: Rewards [T], float64, as the environment gave them.
         terminated: Whether the environment itself ended the episode.
         truncated: Whether a step limit cut it off.
-        behaviour: Name of the behaviour that acted; "" where nobody named it.
+        behaviour: Name of the behaviour that acted, at most 1000 bytes of UTF-8 without a NUL; ""
+            where nobody named it.
         level: Its noise level, probability or number of steps; NaN where it has none.
         index: Position of the episode in its collection, from which its randomness follows.
     """
