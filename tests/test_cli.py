@@ -90,8 +90,9 @@ def test_help_lists_every_group_and_what_it_offers(capsys):
     ],
 )
 def test_a_mistyped_override_is_one_line_that_names_what_was_meant(
-    override, said, capsys, tmp_path
+    override, said, capsys, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("RAY_TMPDIR", "/dev/null")  # where no Ray can start: nobody waits for one
     small = ["data.n_episodes=20", "n_epochs=1"]
     code = main(["run", f"run_dir={tmp_path / 'x'}", *small, override])
     error = capsys.readouterr().err

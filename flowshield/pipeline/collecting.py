@@ -1,6 +1,6 @@
 """Stage one: the dataset."""
 
-__all__ = ["collect", "dataset_path"]
+__all__ = ["check_request", "collect", "dataset_path"]
 
 import time
 from collections.abc import Iterable
@@ -26,16 +26,12 @@ def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> Trajec
         folder: Likewise.
         reporter: Where progress goes.
     """
+    check_request(config, folder)
     path = dataset_path(config, folder)
-    Trainer(config)  # a device or worker count that cannot be had is refused before the work
     if dataset_exists(path):
         dataset = TrajectoryDataset(path)
         reporter.stage("collect", f"found {path}: {_describe(dataset)}")
         return dataset
-    if config.data.path is not None:
-        raise ConfigError(
-            f"data.path={path} does not exist: check the path, or leave data.path out to collect"
-        )
     n_episodes = config.data.n_episodes
     reporter.stage("collect", f"{n_episodes} episodes of {config.env.name} with its behaviours")
     env = make_env(config.env.name, **config.env.kwargs)
@@ -47,6 +43,24 @@ def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> Trajec
     env.close()
     reporter.stage("collect", f"wrote {path}: {_describe(dataset)}")
     return dataset
+
+
+def check_request(config: DictConfig, folder: RunFolder) -> None:
+    """Refuses what cannot be had, before Ray is started for it.
+
+    Raises:
+        ConfigError: Of the device, the number of workers, the file of `data.path` or, where there
+            are no episodes yet, the environment.
+    """
+    Trainer(config)
+    path = dataset_path(config, folder)
+    if dataset_exists(path):
+        return
+    if config.data.path is not None:
+        raise ConfigError(
+            f"data.path={path} does not exist: check the path, or leave data.path out to collect"
+        )
+    make_env(config.env.name, **config.env.kwargs).close()
 
 
 def dataset_path(config: DictConfig, folder: RunFolder) -> str | Path:

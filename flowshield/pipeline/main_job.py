@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from flowshield.pipeline.collecting import collect
+from flowshield.pipeline.collecting import check_request, collect
 from flowshield.pipeline.evaluating import evaluate
 from flowshield.pipeline.place import check_room, place
 from flowshield.pipeline.training import train
@@ -26,6 +26,7 @@ def run(config: DictConfig, folder: RunFolder, reporter: Reporter, command: str)
     Returns:
         The content of results.json.
     """
+    check_request(config, folder)
     with place(config):  # one Ray for all stages
         check_room(config)
         dataset = collect(config, folder, reporter)
