@@ -333,6 +333,12 @@ def test_evaluate_asks_for_its_folder(capsys):
     assert "run_dir" in capsys.readouterr().err
 
 
+def test_a_misspelt_folder_is_not_made_to_be_evaluated(tmp_path, capsys):
+    assert main(["evaluate", f"run_dir={tmp_path / 'misspelt'}"]) == 1
+    assert "misspelt: expected the folder of a trained run" in capsys.readouterr().err
+    assert not (tmp_path / "misspelt").exists()
+
+
 @pytest.mark.slow
 def test_a_run_at_an_address_leaves_everything_there_and_goes_on_from_it(
     finished, tmp_path, capsys

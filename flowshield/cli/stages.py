@@ -49,8 +49,14 @@ def _prepared(
 
 
 def _needs_run_dir(command: str, holding: str, overrides: "Sequence[str]") -> None:
-    if not any(override.startswith("run_dir=") for override in overrides):
+    from flowshield.filesystem import local_path
+
+    places = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("run_dir=")]
+    if not places:
         raise ConfigError(f"{command} needs run_dir=PATH, the folder of {holding}")
+    path = local_path(places[-1])
+    if path is not None and not path.is_dir():
+        raise ConfigError(f"run_dir={path}: expected the folder of {holding}, there is none")
 
 
 def _run(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
