@@ -15,6 +15,9 @@ __all__ = [
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
+
+_OWN: Final = ("environment", "shield")  # what users register
 
 
 class FlowshieldError(Exception):
@@ -71,4 +74,5 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
     choices = sorted(known)
     near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return ConfigError(f"unknown {kind} {name!r}: {hint}expected one of {', '.join(choices)}")
+    own = " (one of your own: FLOWSHIELD_PLUGINS names its module)" if kind in _OWN else ""
+    return ConfigError(f"unknown {kind} {name!r}: {hint}expected one of {', '.join(choices)}{own}")

@@ -23,12 +23,11 @@ def import_plugins() -> None:
     for name in filter(None, map(str.strip, os.environ.get(PLUGINS, "").split(","))):
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             advice = (
                 "put the folder that it lies in on PYTHONPATH"
                 if isinstance(error, ModuleNotFoundError) and error.name == name
                 else "mend it, or take it out of the list"
             )
-            raise ConfigError(
-                f"{PLUGINS}: cannot import {name!r}: {type(error).__name__}: {error}; {advice}"
-            ) from error
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(f"{PLUGINS}: cannot import {name!r}: {reason}; {advice}") from error

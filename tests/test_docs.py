@@ -27,6 +27,7 @@ RUN_ELSEWHERE = ("guides/own_environment.md", "guides/own_shield.md", "guides/da
 NOT_RUN = {
     "pip": "installs from the network",
     "ray": "needs a cluster",
+    "pytest": "a part of the suite that runs this",
     "python": "benchmarks and soaks: minutes to hours; their short forms are tests",
     "tensorboard": "serves until it is stopped; what it shows is read in test_pipeline.py",
     "run": "takes minutes; a tiny run is what the other lines are tried on",

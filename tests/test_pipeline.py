@@ -243,7 +243,6 @@ def test_a_dataset_that_is_not_there_is_not_collected_in_silence(tmp_path, capsy
     assert not Path("nowhere.npz").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "train"])
 @pytest.mark.parametrize(
     ("of", "env", "said"),
     [
@@ -257,28 +256,36 @@ def test_a_dataset_that_is_not_there_is_not_collected_in_silence(tmp_path, capsy
         ("lunarlander_discrete", "lunarlander", "8 and actions of length 2"),
     ],
 )
-def test_data_of_another_environment_are_refused_before_training(
-    tmp_path, capsys, command, of, env, said
-):
+def test_data_of_another_environment_are_refused_before_training(tmp_path, capsys, of, env, said):
     path = tmp_path / "data.npz"
     DataCollector(make_env(of)).collect(2, seed=0).save(path)
     given = [f"env={env}", f"data.path={path}", "ray.num_workers=0", "device=cpu"]
-    assert run(command, tmp_path / "x", *given) == 1
+    assert run("run", tmp_path / "x", *given) == 1
     error = capsys.readouterr().err
     assert said in error and "choose the data's environment with env=" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "x" / "models").exists()
 
 
-def test_data_of_an_environment_that_is_not_here_are_trained_on(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ("env.name=elsewhere", "cannot check that the data fit elsewhere"),
+        ("env=lunarlander", "states of length 3 and actions of length 1, environment lunarlander"),
+    ],
+)
+def test_training_alone_needs_no_environment_and_says_what_will(tmp_path, capsys, env, said):
     path = tmp_path / "data.npz"
     DataCollector(make_env("pendulum", max_episode_steps=20)).collect(80, seed=0).save(path)
-    given = [*HERE, "shield=quantile", "env.name=elsewhere", f"data.path={path}"]
+    given = [*HERE, "shield=quantile", env, f"data.path={path}"]
     assert run("train", tmp_path / "x", *given) == 0
-    assert "cannot check that the data fit elsewhere" in capsys.readouterr().out
+    assert said in capsys.readouterr().out
+    assert run("evaluate", tmp_path / "x") == 1
+    assert "elsewhere" in (error := capsys.readouterr().err) or said in error
 
 
 def test_evaluating_what_was_not_trained_says_so(tmp_path, capsys):
+    (tmp_path / "x").mkdir()
     assert run("evaluate", tmp_path / "x", *HERE) == 1
     assert "collect and train first" in capsys.readouterr().err
 

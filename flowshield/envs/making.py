@@ -21,8 +21,15 @@ def make_gymnasium_env(name: str, known: Iterable[str] = (), **kwargs: Any) -> g
         **kwargs: Arguments of `gymnasium.make`.
 
     Raises:
-        ConfigError: There is no such id, its package is missing, or an argument is not accepted.
+        ConfigError: There is no such id, it names a module, its package is missing, or an argument
+            is not accepted.
     """
+    if ":" in name:  # Gymnasium would import what stands before it, and a name may be a stranger's
+        module, _, bare = name.partition(":")
+        raise ConfigError(
+            f"environment {name!r} names a module to import, which no name does here: set "
+            f"FLOWSHIELD_PLUGINS={module}, and call it {bare!r}"
+        )
     # Gymnasium's checker costs a call on every step and repeats what the wrapper and the rollout
     # check themselves.
     kwargs = {"disable_env_checker": True, **kwargs}

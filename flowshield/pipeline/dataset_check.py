@@ -1,42 +1,49 @@
-"""Whether a dataset is of the run's environment, before anything is trained on it."""
+"""Whether a dataset is of the run's environment."""
 
-__all__ = ["check_dataset"]
+__all__ = ["check_dataset", "misfit"]
 
 from omegaconf import DictConfig
 
 from flowshield.data import TrajectoryDataset
 from flowshield.envs import get_env_info
 from flowshield.errors import ConfigError
-from flowshield.progress import Reporter
 
 
-def check_dataset(dataset: TrajectoryDataset, config: DictConfig, reporter: Reporter) -> None:
-    """Refuses data of another environment, on which an agent could be trained but not act.
+def check_dataset(dataset: TrajectoryDataset, config: DictConfig) -> None:
+    """Refuses data of another environment, on which an agent can be trained but not act.
 
-    Where the environment cannot be made, which training does not need, it says so and goes on.
+    Raises:
+        ConfigError: See `misfit`.
+    """
+    if said := misfit(dataset, config):
+        raise ConfigError(said)
+
+
+def misfit(dataset: TrajectoryDataset, config: DictConfig) -> str | None:
+    """Says why an agent of these data could not act in the run's environment.
 
     Args:
         dataset: The run's.
         config: The run's.
-        reporter: Where that goes.
 
-    Raises:
-        ConfigError: States are of another length, or actions of another kind or number.
+    Returns:
+        That states are of another length, or actions of another kind or number, or that the
+        environment cannot be made; None where nothing speaks against it.
     """
     env = config.env
     try:
         info = get_env_info(env.name, **env.kwargs)
     except ConfigError as error:
-        reporter.stage("train", f"cannot check that the data fit {env.name}: {error}")
-        return
+        return f"cannot check that the data fit {env.name}: {error}"
     needed = _words(info["state_dim"], info["action_dim"], info.get("n_actions"))
     found = _words(dataset.state_dim, dataset.action_dim, dataset.n_actions)
-    if found != needed:
-        source = dataset.metadata.get("env")
-        raise ConfigError(
-            f"the dataset{f' of {source}' if source else ''} has {found}, environment {env.name} "
-            f"has {needed}: choose the data's environment with env=, or other data with data.path="
-        )
+    if found == needed:
+        return None
+    source = dataset.metadata.get("env")
+    return (
+        f"the dataset{f' of {source}' if source else ''} has {found}, environment {env.name} "
+        f"has {needed}: choose the data's environment with env=, or other data with data.path="
+    )
 
 
 def _words(state_dim: int | None, action_dim: int | None, n_actions: int | None) -> str:

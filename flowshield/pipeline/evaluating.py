@@ -25,6 +25,7 @@ from flowshield.json_files import read_json, write_json
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import dataset_path
 from flowshield.pipeline.dashboard import log_evaluation
+from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.pipeline.exploring import ExplorerSettings, write_run_explorer
 from flowshield.pipeline.place import on_ray, place, rollout_workers
 from flowshield.pipeline.results import draw_figures, gather_results
@@ -56,6 +57,7 @@ def evaluate(
         The content of results.json.
     """
     dataset = dataset or _existing_dataset(config, folder)
+    check_dataset(dataset, config)
     parts = Trainer(config).split(dataset)
     subjects = _subjects(config, folder, parts["test"])
     reporter.stage(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowshield.envs import EnvWrapper
-from flowshield.errors import UsageError
+from flowshield.errors import ConfigError, UsageError
 from flowshield.evaluation.cell_grid import Command
 from flowshield.evaluation.film_file import check_format, write_film
 from flowshield.evaluation.film_picture import film_picture
@@ -65,7 +65,8 @@ def film(run: TrainedRun, settings: FilmSettings, reporter: Reporter) -> Path:
         The file.
 
     Raises:
-        UsageError: There is no such shield, or the environment gives no pictures.
+        UsageError: There is no such shield.
+        ConfigError: The environment gives no pictures here.
     """
     name, shield = run.shield(settings.shield)
     agent = run.agent()
@@ -126,4 +127,4 @@ def _env_with_pictures(run: TrainedRun) -> EnvWrapper:
         return run.make_env(render_mode="rgb_array")
     except Exception as error:  # what draws is loaded here, and foreign
         name = run.config.env.name
-        raise UsageError(f"environment {name!r} cannot be filmed here: {error}") from error
+        raise ConfigError(f"environment {name!r} cannot be filmed here: {error}") from error

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from flowshield.pipeline.collecting import check_request, collect
+from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.pipeline.evaluating import evaluate
 from flowshield.pipeline.place import check_room, place
 from flowshield.pipeline.training import train
@@ -30,5 +31,6 @@ def run(config: DictConfig, folder: RunFolder, reporter: Reporter, command: str)
     with place(config):  # one Ray for all stages
         check_room(config)
         dataset = collect(config, folder, reporter)
+        check_dataset(dataset, config)
         train(config, folder, reporter, dataset)
         return evaluate(config, folder, reporter, command, dataset)

@@ -76,7 +76,7 @@ def tune(
     with session():  # one Ray for both; a sweep is never without
         check_trial_room(config)
         dataset = collect(config, folder, reporter)
-        check_dataset(dataset, config, reporter)
+        check_dataset(dataset, config)
         trainer = Trainer(config)
         parts = trainer.split(dataset)
         trainer.check_calibration(parts["calibration"])

@@ -170,7 +170,7 @@ def test_what_minari_collected_trains_with_nothing_else(root, made, capsys):
     assert main(["import-minari", "pendulum/random-v0"]) == 0
     assert "wrote random-v0.npz: 30 episodes, 600 steps" in capsys.readouterr().out
     small = ["n_epochs=1", "shield_epochs=1", "model.hidden_dim=16", "calibration.alpha=0.2"]
-    here = ["device=cpu", "ray.num_workers=0", "shield=quantile", "env=pendulum"]
+    here = ["device=cpu", "ray.num_workers=0", "shield=quantile"]
     assert main(["train", "run_dir=run", "data.path=random-v0.npz", *small, *here]) == 0
     assert {"agent.pt", "quantile.pt"} <= {file.name for file in Path("run", "models").iterdir()}
     assert main(["collect", "run_dir=other", f"data.path={PENDULUM}", "device=cpu"]) == 0

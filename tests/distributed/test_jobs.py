@@ -34,12 +34,13 @@ class Head(NamedTuple):
     url: str
     tree: Path
 
-    def submit(self, job, *arguments):
+    def submit(self, job, *arguments, **variables):
         """Submits an entry point and waits for it."""
         from ray.job_submission import JobSubmissionClient
 
         name = f"{job}-{time.monotonic_ns()}"
         where = ["--address", self.url, "--submission-id", name, "--working-dir", self.tree]
+        where += ["--runtime-env-json", json.dumps({"env_vars": variables})]
         command = [f"{SCRIPTS}/ray", "job", "submit", *where]
         command += ["--", "python", f"ray_jobs/{job}.py", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
@@ -199,3 +200,11 @@ def test_a_mistake_fails_the_job_with_a_line_that_names_it(head, tmp_path):
     assert job.code != 0
     assert job.last_line.startswith("flowshield: unknown config key 'sead': did you mean 'seed'?")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_job_imports_the_plugins_in_its_working_directory(head, tmp_path):
+    shutil.copy(ROOT / "examples" / "own_shield.py", head.tree)
+    wrong = [f"run_dir={tmp_path / 'x'}", "shield=gaussian", "shield.gaussian.hidden_dim=wide"]
+    job = head.submit("train", *wrong, FLOWSHIELD_PLUGINS="own_shield")
+    assert (job.status, job.driver_code) == ("FAILED", 1)
+    assert job.last_line.startswith("flowshield: config key 'shield.gaussian.hidden_dim'"), job.log

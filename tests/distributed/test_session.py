@@ -19,7 +19,8 @@ def ask():
     return get_authentication_mode() == AuthenticationMode.TOKEN
 
 with session():
-    print(ray.get(ask.remote()))
+    from ray._private.worker import get_dashboard_url
+    print(ray.get(ask.remote()), get_dashboard_url().partition(":")[0])
 assert not ray.is_initialized()
 """
 
@@ -29,7 +30,7 @@ def test_a_ray_of_ones_own_demands_a_token_that_lies_nowhere(tmp_path):
     environment = {**quiet, "HOME": str(tmp_path)}
     program = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.stdout.split() == ["True"], done.stderr
+    assert done.stdout.split() == ["True", "127.0.0.1"], done.stderr
     assert done.stderr == ""
     assert not (tmp_path / ".ray").exists()
 

@@ -1,11 +1,16 @@
 """Environments by name."""
 
+import sys
+
 import gymnasium as gym
 import pytest
 
+from flowshield.cli import main
+from flowshield.data import DataCollector
 from flowshield.envs import (
     ContinuousEnvWrapper,
     LunarLanderWrapper,
+    env_maker,
     get_env_info,
     list_envs,
     make_env,
@@ -109,3 +114,22 @@ def test_an_unknown_argument_of_a_registered_class_is_named(own_registry):
 def test_a_module_that_is_not_there():
     with pytest.raises(ConfigError, match="no_such_module"):
         make_env("no_such_module:Thing-v0")
+
+
+def test_no_name_imports_a_module(tmp_path, monkeypatch):
+    """Neither one in a run folder's config nor one in a dataset: both may be a stranger's."""
+    (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "stranger:Pendulum-v1"
+    for make in (make_env, get_env_info, lambda name: env_maker(name, {})):
+        with pytest.raises(ConfigError, match="stranger"):
+            make(name)
+    with pytest.raises(ConfigError, match="FLOWSHIELD_PLUGINS=stranger, and call it 'Pendulum-v1'"):
+        make_env(name)
+
+    dataset = DataCollector(make_env("Pendulum-v1", max_episode_steps=5)).collect(2, seed=0)
+    dataset.metadata["env"] = name
+    dataset.save(tmp_path / "data.npz")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    assert main(["export-minari", str(tmp_path / "data.npz"), "made-v0"]) == 0
+    assert "stranger" not in sys.modules
