@@ -119,6 +119,7 @@ def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) 
         different = list(filter(_is_of_sweep, different))  # of the rest nothing was said
     if not different:
         return saved
+    different.sort(key=lambda text: text.partition(" ")[0] not in said)  # what was typed first
     if not folder.holds_work():  # nothing is lost: most likely the first try was refused
         return given
     raise ConfigError(

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from flowshield.data import Episode, TrajectoryDataset
 from flowshield.data.conversion import convert
 from flowshield.data.restricted_pickle import load_plain_pickle
-from flowshield.errors import DataError, FlowshieldError
+from flowshield.errors import DataError, FileFormatError, FlowshieldError
 from flowshield.models import BaseShield, QuantileShield, UDRLAgent
 from flowshield.models.shields import ExchangeablePairs
 from flowshield.plain_pickle import read_plain_pickle
@@ -258,6 +258,18 @@ def test_names_of_what_is_no_letter_are_refused(folder, letter):
         folder / "letters.npz", **table | {"behaviours": letters.view(table["behaviours"].dtype)}
     )
     with pytest.raises(DataError, match=r"letters\.npz.*behaviours"):
+        TrajectoryDataset(folder / "letters.npz")
+
+
+def test_metadata_of_what_is_no_letter_are_refused(folder):
+    """Such a key was read, and was another one in the file that it was written to."""
+    with np.load(io.BytesIO(valid_files(folder)["data.npz"])) as archive:
+        table = dict(archive)
+    letters = np.atleast_1d(table["metadata"]).copy().view(np.uint32)
+    letters[2] = 0x110000
+    damaged = letters.view(table["metadata"].dtype).reshape(())
+    np.savez(folder / "letters.npz", **table | {"metadata": damaged})
+    with pytest.raises(FileFormatError, match=r"letters\.npz: its metadata.*no character"):
         TrajectoryDataset(folder / "letters.npz")
 
 

@@ -340,6 +340,11 @@ def test_evaluate_asks_for_its_folder(capsys):
     assert "run_dir" in capsys.readouterr().err
 
 
+def test_settings_that_were_typed_are_told_before_those_left_out(finished, capsys):
+    assert run("train", finished, "seed=7") == 1
+    assert "holds a run with other settings (seed is 42 there, 7 asked" in capsys.readouterr().err
+
+
 def test_a_misspelt_folder_is_not_made_to_be_evaluated(tmp_path, capsys):
     assert main(["evaluate", f"run_dir={tmp_path / 'misspelt'}"]) == 1
     assert "misspelt: expected the folder of a trained run" in capsys.readouterr().err

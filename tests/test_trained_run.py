@@ -44,10 +44,10 @@ def asked(capsys, place, *words):
     return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
 
-def refused(capsys, *words, command="ask"):
+def refused(capsys, *words, command="ask", code=2):
     """The one line with which a question, or another command, is refused."""
     capsys.readouterr()
-    assert main([command, *map(str, words)]) == 2
+    assert main([command, *map(str, words)]) == code
     out, error = capsys.readouterr()
     assert out == "" and error.startswith("flowshield: ") and error.count("\n") == 1
     return error
@@ -226,7 +226,7 @@ def test_a_run_whose_environment_draws_nothing_is_not_filmed(place, tmp_path, ca
     config = (place / "config.yaml").read_text().replace("name: lunarlander", "name: gridworld")
     (tmp_path / "config.yaml").write_text(config)
     words = ["command=[9,9]", "shield=quantile"]
-    said = refused(capsys, tmp_path, *words, command="film")
+    said = refused(capsys, tmp_path, *words, command="film", code=1)
     assert "environment 'gridworld' cannot be filmed" in said
 
 
@@ -235,5 +235,5 @@ def test_what_draws_and_cannot_be_loaded_is_one_line(place, monkeypatch, capsys)
         raise AttributeError("'NoneType' object has no attribute 'glGetError'")
 
     monkeypatch.setattr("flowshield.pipeline.TrainedRun.make_env", without_its_library)
-    said = refused(capsys, place, "command=[9,9]", "shield=quantile", command="film")
+    said = refused(capsys, place, "command=[9,9]", "shield=quantile", command="film", code=1)
     assert "environment 'lunarlander' cannot be filmed here: 'NoneType'" in said

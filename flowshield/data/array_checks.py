@@ -9,6 +9,7 @@ __all__ = [
     "checked_numbers",
     "checked_shape",
     "checked_whole",
+    "holds_text",
 ]
 
 import sys
@@ -110,9 +111,7 @@ def checked_names(values: ArrayLike | None, n_episodes: int, source: str) -> NDA
     array = checked_shape(values, "behaviours", source, (n_episodes,))
     if array.dtype.kind != "U":
         raise DataError(f"{source}: expected text as behaviours, got {array.dtype}")
-    # numpy takes any 32 bits for a character, and half of a surrogate pair, too
-    letters = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.uint32)
-    if ((letters > sys.maxunicode) | (letters >> 11 == 0xD800 >> 11)).any():
+    if not holds_text(array):
         raise DataError(f"{source}: behaviours hold what is no character")
     names = (name.encode() for name in array.tolist())
     if any(len(name) > LONGEST_NAME or b"\0" in name for name in names):
@@ -120,6 +119,12 @@ def checked_names(values: ArrayLike | None, n_episodes: int, source: str) -> NDA
             f"{source}: expected behaviours of at most {LONGEST_NAME} bytes of UTF-8 without a NUL"
         )
     return array
+
+
+def holds_text(array: NDArray[np.str_]) -> bool:
+    """Whether all are characters: numpy takes any 32 bits for one, and half a pair, too."""
+    letters = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.uint32)
+    return not ((letters > sys.maxunicode) | (letters >> 11 == 0xD800 >> 11)).any()
 
 
 def checked_levels(values: ArrayLike | None, n_episodes: int, source: str) -> NDArray[np.float64]:

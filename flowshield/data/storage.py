@@ -17,6 +17,7 @@ from pyarrow import fs
 
 import flowshield
 from flowshield.atomic import atomic_folder, atomic_write
+from flowshield.data.array_checks import holds_text
 from flowshield.data.arrays import TrajectoryArrays, checked_arrays
 from flowshield.data.arrow import table_of
 from flowshield.data.minari import is_minari, load_minari, minari_exists, save_minari
@@ -189,6 +190,9 @@ def _read_pickle(file: IO[bytes], path: str | os.PathLike[str]) -> dict[str, Any
 
 def _read_metadata(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
+        text = np.asarray(value)
+        if text.dtype.kind == "U" and not holds_text(text):
+            raise ValueError("they hold what is no character")
         metadata = json.loads(str(value))
         version = metadata["format_version"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -24,7 +24,9 @@ FIGURES = {
     "command_plane": "What is supported at four moments of a held-out episode (the one with the "
     "median return), and where requests go. A request later in the episode is what is left of it: "
     "the horizon less the steps, the return less the rewards so far.",
-    "detection": "Impossible commands flagged against true commands flagged.",
+    "detection": "Impossible commands flagged against true commands flagged. Impossible is more "
+    "than the environment's bound on the return, which is provable; where it gives none, the "
+    "return that followed plus the whole range of the data's returns, which nothing came near.",
     "calibration": "Realised against nominal rate of the false alarms that the promise is about.",
     "followed": "Achieved against commanded: the agent alone on commands that the shield supports.",
     "training": "Training and held-out loss by epoch.",

@@ -58,7 +58,7 @@ def check_request(config: DictConfig, folder: RunFolder) -> None:
         return
     if config.data.path is not None:
         raise ConfigError(
-            f"data.path={path} does not exist: check the path, or leave data.path out to collect"
+            f"data.path={path} does not exist: check the path, or give data.path=null to collect"
         )
     make_env(config.env.name, **config.env.kwargs).close()
 

@@ -185,6 +185,8 @@ class Soak:
         try:
             os.setsid()
             os.environ["TMPDIR"] = tempfile.tempdir = str(self.temporary)
+            # a busy machine starts Ray slowly, which is no finding
+            os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
             log = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
