@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numbered_episode import numbered_episode
 
 from flowshield.data import Episode, TrajectoryDataset
 from flowshield.data.conversion import convert
@@ -126,20 +127,9 @@ def test_a_dataset_comes_back_bit_by_bit_also_by_way_of_another_format(
 
 
 def valid_episodes():
-    rng = np.random.default_rng(0)
     return [
-        Episode(
-            states=rng.normal(size=(n, 2)).astype(np.float32),
-            final_state=rng.normal(size=2).astype(np.float32),
-            actions=rng.normal(size=(n, 1)).astype(np.float32),
-            rewards=rng.normal(size=n),
-            terminated=n != 3,
-            truncated=n == 3,
-            behaviour=["controller", "näher"][n % 2],
-            level=0.5 * n,
-            index=n,
-        )
-        for n in (2, 3)
+        numbered_episode(2, 2, behaviour="controller", level=1.0),
+        numbered_episode(3, 3, behaviour="näher", level=1.5, truncated=True),
     ]
 
 

@@ -33,7 +33,8 @@ def train(
         reporter: Where progress goes.
         dataset: The run's; None = read it, or collect it first.
     """
-    check_request(config, folder)
+    if dataset is None:  # else whoever has it has checked
+        check_request(config, folder)
     with place(config):  # one Ray for collecting and training
         check_room(config)
         _train(config, folder, reporter, dataset or collect(config, folder, reporter))
