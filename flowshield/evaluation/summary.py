@@ -95,10 +95,12 @@ def _failure(verdict: Verdict | None, grid: CellGrid) -> Answer:
     question = "Is there a failure to fix?"
     if verdict is None:
         return Answer(question, "unknown", "nothing was evaluated without a shield")
+    best = verdict.reference
     rule = (
-        f"A command fails if more than {percent(MAX_CRASH_RATE)} of its episodes crash, or if its "
-        f"return stays over {percent(SHORTFALL)} short of both what was asked and the policy's "
-        "best cell."
+        f"A command fails if more than {percent(MAX_CRASH_RATE)} of its episodes crash, or if even "
+        "the upper end of its return's interval is below the lower of what was asked and the best "
+        f"cell without a shield ({number(best, 1)}) by more than {percent(SHORTFALL)} of that cell "
+        f"({number(SHORTFALL * abs(best), 1)})."
     )
     if not verdict.failures:
         none = f"no: none of {verdict.n_commands} commands fails without a shield"

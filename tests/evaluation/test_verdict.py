@@ -1,4 +1,5 @@
 from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.summary import summarize
 from flowshield.evaluation.verdict import judge
 
 
@@ -25,6 +26,12 @@ def test_failures_and_fixes_of_measured_data(results):
     assert best.shield == "flow_matching" and best.fixed == found.failures
     assert best.unfixed == best.broken == ()
     assert other.shield == "quantile" and other.fixed == ()
+
+
+def test_the_rule_is_told_with_the_numbers_that_it_was_applied_with(results):
+    told = " ".join(map(str, summarize(results, CellGrid.from_cells(results["cells"]))))
+    assert "even the upper end" in told
+    assert "the best cell without a shield (282.0) by more than 5% of that cell (14.1)" in told
 
 
 def test_asking_for_little_and_getting_it_is_no_failure():
