@@ -47,7 +47,8 @@ def test_a_run_at_an_s3_address_is_gone_on_with_and_ends_as_one_on_this_disk(buc
     assert main(["train", f"run_dir={tmp_path / 'here'}", *HERE]) == 0
     assert main(["collect", f"run_dir={address}", *HERE]) == 0
     again = [sys.executable, "-m", "flowshield", "train", f"run_dir={address}"]
-    done = subprocess.run(again, capture_output=True, text=True)  # another process, nothing said
+    # another process, nothing said
+    done = subprocess.run(again, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert f"collect  found {address}/dataset.npz" in done.stdout
 
