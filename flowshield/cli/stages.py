@@ -95,13 +95,18 @@ def _evaluate(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> Non
 def _tell_results(
     command: str, folder: "RunFolder", reporter: Reporter, results: dict[str, Any]
 ) -> None:
-    from flowshield.evaluation import detection_table, followed_lines, results_table
+    from flowshield.evaluation import (
+        detection_table,
+        followed_lines,
+        results_table,
+        verdict_lines,
+    )
     from flowshield.filesystem import absolute
 
     reporter.table(results_table(results))
     if results["shields"]:
         reporter.table(detection_table(results))
-    for line in followed_lines(results):
+    for line in (*followed_lines(results), *verdict_lines(results)):
         reporter.stage(command, line)
     total = sum(results["seconds"].values())
     reporter.stage(command, f"done in {total:.0f} s of work; open {absolute(folder.report)}")

@@ -31,10 +31,12 @@ from flowshield.evaluation.shield import evaluate_shield
 from flowshield.evaluation.statistics import (
     ConfidenceInterval,
     clopper_pearson,
+    mcnemar_test,
     paired_difference,
     paired_t_test,
     wilcoxon_test,
 )
+from flowshield.evaluation.summary import verdict_lines
 from flowshield.evaluation.supported import supported_commands
 from flowshield.evaluation.sweep_figure import plot_sweep
 from flowshield.evaluation.sweep_score import ShieldJudge, sweep_score
@@ -76,6 +78,7 @@ __all__ = [
     "followed_record",
     "lend_return_bound",
     "markdown_table",
+    "mcnemar_test",
     "moment_planes",
     "paired_difference",
     "paired_t_test",
@@ -97,6 +100,7 @@ __all__ = [
     "sweep_score",
     "sweep_table",
     "typical_episode",
+    "verdict_lines",
     "wilcoxon_test",
     "write_report",
 ]

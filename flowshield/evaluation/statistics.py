@@ -9,6 +9,7 @@ __all__ = [
     "Interval",
     "PairedTest",
     "clopper_pearson",
+    "mcnemar_test",
     "paired_difference",
     "paired_t_test",
     "wilcoxon_test",
@@ -69,7 +70,8 @@ class PairedTest:
     """A two-sided test of "a and b do not differ" on pairs.
 
     Attributes:
-        statistic: t of the t-test, or the smaller rank sum of Wilcoxon's.
+        statistic: t of the t-test, the smaller rank sum of Wilcoxon's, or McNemar's number of pairs
+            in which it happened in a alone.
         p_value: Probability of a statistic at least this extreme if there were no difference.
         mean_difference: Mean of a - b.
         n: How many pairs.
@@ -228,6 +230,28 @@ def wilcoxon_test(a: ArrayLike, b: ArrayLike) -> PairedTest:
         return PairedTest(0.0, 1.0, mean, difference.size)
     result = stats.wilcoxon(difference[difference != 0])
     return PairedTest(float(result.statistic), float(result.pvalue), mean, difference.size)
+
+
+def mcnemar_test(a: ArrayLike, b: ArrayLike) -> PairedTest:
+    """McNemar's exact test (1947) of whether something happens as often in a as in b, two-sided.
+
+    Only pairs in which it happened in one alone say anything: under "no difference" each is as
+    likely to be a's as b's. If there is none, p is 1.
+
+    Args:
+        a: Whether it happened with the treatment, bool [n], n >= 1.
+        b: Whether it happened without it, in the same order, bool [n].
+
+    Raises:
+        DataError: The inputs are empty, of unequal lengths, or hold anything but True and False.
+        ShapeError: Either has more than one dimension.
+    """
+    difference = _differences(a, b, minimum=1)
+    if not np.isin(np.concatenate([_finite("a", a), _finite("b", b)]), (0.0, 1.0)).all():
+        raise DataError("expected True and False in a and b, got other numbers")
+    only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
+    p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return PairedTest(float(only_a), float(p_value), float(difference.mean()), difference.size)
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

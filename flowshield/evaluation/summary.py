@@ -1,8 +1,8 @@
-"""The first screen of the report: six questions, answered from the results alone."""
+"""The first screen of the report: seven questions, answered from the results alone."""
 
-__all__ = ["Answer", "summarize"]
+__all__ = ["Answer", "summarize", "verdict_lines"]
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from flowshield.evaluation.cell_grid import UNSHIELDED, CellGrid, Command
@@ -27,8 +27,11 @@ from flowshield.evaluation.wording import (
     plus_minus,
     shield_label,
 )
+from flowshield.models.shields.calibration import highest_expected_rate
 
 Tone = Literal["plain", "good", "bad"]
+
+_FEW = 0.1  # episodes are few where none of them crashed and more than this may
 
 
 class Answer(NamedTuple):
@@ -41,22 +44,45 @@ class Answer(NamedTuple):
 
 
 def summarize(results: Mapping[str, Any], grid: CellGrid) -> list[Answer]:
-    """Which data, which policy, what fails, what fixes it, how often it errs, what is followed.
+    """Which data and policy, what fails, what fixes it, how often it errs, what is followed.
+
+    The last of the seven says how sure the others are.
 
     Args:
         results: The content of results.json; what is missing is said to be.
         grid: Its cells.
     """
     verdict = judge(grid)
-    best = verdict.shields[0] if verdict and verdict.failures and verdict.shields else None
+    best = tuple(shield.shield for shield in verdict.best) if verdict else ()
     return [
         _data(results.get("dataset") or {}),
         _policy((results.get("models") or {}).get("agent") or {}),
         _failure(verdict, grid),
         _fix(verdict, grid),
-        _false_alarms(results, best),
-        _follows(results, best),
+        _false_alarms(_of_the_best(results.get("shields"), best), results.get("alpha")),
+        _follows(_of_the_best(results.get("followed"), best)),
+        _sureness(results, grid),
     ]
+
+
+def verdict_lines(results: Mapping[str, Any]) -> list[str]:
+    """What fails, what fixes it and how sure that is, one line each, for the terminal.
+
+    Args:
+        results: The content of results.json.
+    """
+    grid = CellGrid.from_cells(results.get("cells") or [])
+    verdict = judge(grid)
+    answers = (_failure(verdict, grid), _fix(verdict, grid), _sureness(results, grid))
+    return [f"{answer.question} {answer.answer}" for answer in answers]
+
+
+def _of_the_best(
+    records: Mapping[str, Any] | None, best: tuple[str, ...]
+) -> dict[str, Mapping[str, Any]]:
+    """The records of the shields that fix most; of every shield where there are no such."""
+    found = dict(records or {})
+    return {name: found[name] for name in best if name in found} or found
 
 
 def _data(dataset: Mapping[str, Any]) -> Answer:
@@ -97,7 +123,8 @@ def _failure(verdict: Verdict | None, grid: CellGrid) -> Answer:
         return Answer(question, "unknown", "nothing was evaluated without a shield")
     best = verdict.reference
     rule = (
-        f"A command fails if more than {percent(MAX_CRASH_RATE)} of its episodes crash, or if even "
+        f"A command fails if even the lower end of the interval of its crashes is above "
+        f"{percent(MAX_CRASH_RATE)}, or if even "
         "the upper end of its return's interval is below the lower of what was asked and the best "
         f"cell without a shield ({number(best, 1)}) by more than {percent(SHORTFALL)} of that cell "
         f"({number(SHORTFALL * abs(best), 1)})."
@@ -116,64 +143,143 @@ def _fix(verdict: Verdict | None, grid: CellGrid) -> Answer:
         return Answer(question, "unknown", "no shield was compared with none")
     if not verdict.failures:
         broken = "; ".join(_broken(shield) for shield in verdict.shields if shield.broken)
-        harm = broken or "no shield makes a command fail either"
+        harm = broken or "no shield makes a command fail beyond chance either"
         return Answer(question, "nothing to fix", harm, "bad" if broken else "plain")
-    best, total = verdict.shields[0], len(verdict.failures)
-    told = "; ".join(_cell_text(grid, best.shield, command) for command in verdict.failures)
-    every = "; ".join(
-        f"{shield_label(s.shield)} fixes {len(s.fixed)} of {total}{_and_breaks(s)}"
-        for s in verdict.shields
+    first, total = verdict.shields[0], len(verdict.failures)
+    told = "; ".join(_cell_text(grid, first.shield, command) for command in verdict.failures)
+    detail = (
+        f"With {shield_label(first.shield)}: {told}. All: "
+        f"{'; '.join(_tally(shield, total) for shield in verdict.shields)}. A fix or a break is "
+        "counted where the same starts with and without the shield differ beyond chance."
     )
-    if not best.fixed:
-        return Answer(question, "none of them", f"{every}. With {best.shield}: {told}.", "bad")
-    answer = f"{shield_label(best.shield)}: {len(best.fixed)} of {total}{_and_breaks(best)}"
-    good = not best.unfixed and not best.broken
-    return Answer(question, answer, f"{told}. All: {every}.", "good" if good else "plain")
+    if not verdict.best:
+        unsure = any(shield.unsure for shield in verdict.shields)
+        return Answer(question, "none beyond chance" if unsure else "none of them", detail, "bad")
+    names = _listed([shield_label(shield.shield) for shield in verdict.best])
+    alike = " alike" if len(verdict.best) > 1 else ""
+    answer = f"{names}{alike}: {len(first.fixed)} of {total}{_and_more(first)}"
+    good = not first.unfixed and not first.unsure and not first.broken
+    return Answer(question, answer, detail, "good" if good else "plain")
 
 
-def _false_alarms(results: Mapping[str, Any], best: ShieldVerdict | None) -> Answer:
-    """For the shield that fixes most; for every shield where there is no such."""
-    shields = results.get("shields") or {}
-    names = [best.shield] if best and best.fixed and best.shield in shields else list(shields)
-    if not names:
-        return Answer("At which false-alarm rate?", "unknown", "no shield was calibrated")
-    nominal = percent(results.get("alpha"))
-    realised = ", ".join(
-        f"{shield_label(n)} {percent((shields[n].get('false_alarms') or {}).get('rate'), 1)}"
-        for n in names
-    )
+def _false_alarms(shields: Mapping[str, Mapping[str, Any]], alpha: float | None) -> Answer:
+    question = "At which false-alarm rate?"
+    if not shields:
+        return Answer(question, "unknown", "no shield was calibrated")
+    realised = _percents(entry.get("false_alarms") for entry in shields.values())
+    starts = _percents(entry.get("start_states") for entry in shields.values())
+    counted = "; ".join(_alarm_text(name, entry) for name, entry in shields.items())
+    promised = ". ".join(dict.fromkeys(_promise_text(entry) for entry in shields.values()))
+    exceeding = [shield_label(name) for name, entry in shields.items() if _exceeds(entry)]
+    more = f" More than that: {_listed(exceeding)}." if exceeding else ""
     return Answer(
-        "At which false-alarm rate?",
-        f"set to {nominal}; realised: {realised}",
-        "; ".join(_alarm_text(name, shields[name]) for name in names),
+        question,
+        f"set to {percent(alpha)}; realised: {realised}; at starts of episodes: {starts}",
+        f"{counted}. {promised}.{more} Nothing was promised of starts alone, where commands are "
+        "given.",
+        "bad" if exceeding else "plain",
     )
 
 
-def _follows(results: Mapping[str, Any], best: ShieldVerdict | None) -> Answer:
-    """Question C, for the shield that fixes most; for every shield where there is no such."""
+def _follows(followed: Mapping[str, Mapping[str, Any]]) -> Answer:
+    """Question C."""
     question = "Does the policy follow what is supported?"
-    followed = results.get("followed") or {}
-    if best and best.fixed and best.shield in followed:
-        followed = {best.shield: followed[best.shield]}
     if not followed:
         return Answer(question, "unknown", "no supported command was rolled out")
-    verdicts = {name: followed_verdict(record) for name, record in followed.items()}
-    told = ", ".join(f"{shield_label(name)}: {verdict}" for name, verdict in verdicts.items())
+    verdicts: dict[str, list[str]] = {}
+    for name, record in followed.items():
+        verdicts.setdefault(followed_verdict(record), []).append(name)
+    told = "; ".join(
+        f"{verdict} ({_listed(list(map(shield_label, names)))})"
+        if len(followed) > 1
+        else f"{shield_label(names[0])}: {verdict}"
+        for verdict, names in verdicts.items()
+    )
+    crashes = [record.get("crash_rate") for record in followed.values()]
+    if any(map(is_known, crashes)):
+        told += f"; {_range(crashes, 0)} crash"
     lines = ". ".join(_upper(line) for line in followed_lines({"followed": followed}))
-    good = set(verdicts.values()) == {"followed"}
-    bad = set(verdicts.values()) == {"not followed"}
-    return Answer(question, told, f"{lines}.", "good" if good else "bad" if bad else "plain")
+    tones: dict[str, Tone] = {"followed": "good", "not followed": "bad"}
+    tone = tones.get(next(iter(verdicts)), "plain") if len(verdicts) == 1 else "plain"
+    return Answer(question, told, f"{lines}.", tone)
+
+
+def _sureness(results: Mapping[str, Any], grid: CellGrid) -> Answer:
+    """What so few episodes and one training seed leave open."""
+    question = "How sure is that?"
+    counts = [cell["n_episodes"] for cell in grid if cell.get("n_episodes")]
+    if not counts:
+        return Answer(question, "unknown", "how many episodes there were was not recorded")
+    n = min(counts)
+    missed = clopper_pearson(0, n)[1]
+    few = missed > _FEW
+    told = "a first look, nothing to decide by: " if few else ""
+    test = ((results.get("dataset") or {}).get("splits") or {}).get("test", MISSING)
+    detail = (
+        f"No crash in {n} leaves up to {percent(missed, 1)} possible; false alarms are counted on "
+        f"{test} held-out episodes. The intervals are about more episodes of these very models: "
+        "another seed trains others, whose returns may lie outside (run again with another seed=)."
+    )
+    answer = f"{told}{n} episodes a cell, one training seed"
+    return Answer(question, answer, detail, "bad" if few else "plain")
 
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _percents(records: Iterable[Mapping[str, Any] | None]) -> str:
+    return _range([(record or {}).get("rate") for record in records], 1)
+
+
+def _range(rates: Iterable[float | None], decimals: int) -> str:
+    """The one rate, or the lowest and the highest."""
+    known = [rate for rate in rates if is_known(rate)]
+    ends = dict.fromkeys(percent(f(known), decimals) for f in (min, max)) if known else [MISSING]
+    return " to ".join(ends)
+
+
 def _alarm_text(name: str, entry: Mapping[str, Any]) -> str:
-    alarms = entry.get("false_alarms") or {}
+    alarms, starts = (_counted(entry.get(key) or {}) for key in ("false_alarms", "start_states"))
+    return f"{shield_label(name)} {alarms}, at starts {starts}"
+
+
+def _promise_text(entry: Mapping[str, Any]) -> str:
+    basis, limit = f"Promised of {alarm_basis(entry)}", _chance(entry)
+    if limit is None:
+        return basis
+    return (
+        f"{basis}; {entry['n_calibration']} calibration and {entry['false_alarms']['n']} held-out "
+        f"episodes leave up to {percent(limit, 1)} to chance"
+    )
+
+
+def _exceeds(entry: Mapping[str, Any]) -> bool:
+    limit = _chance(entry)
+    return limit is not None and bool(entry["false_alarms"]["rate"] > limit)
+
+
+def _chance(entry: Mapping[str, Any]) -> float | None:
+    """The rate that a kept promise exceeds once in 40 times; None for groups, which overlap."""
+    alarms, n, alpha = (
+        entry.get("false_alarms") or {},
+        entry.get("n_calibration"),
+        entry.get("alpha"),
+    )
+    groups = len((entry.get("calibration") or {}).get("thresholds") or ())
+    if groups > 1 or not (n and alpha and alarms.get("n")):
+        return None
+    return highest_expected_rate(n, alpha, alarms["n"])
+
+
+def _counted(alarms: Mapping[str, Any]) -> str:
     interval = percent_interval(alarms.get("low"), alarms.get("high"))
-    count = f"{alarms.get('count', MISSING)} of {alarms.get('n', MISSING)}"
-    return f"{shield_label(name)}: {count} held-out ({alarm_basis(entry)}), interval {interval}"
+    return f"{alarms.get('count', MISSING)} of {alarms.get('n', MISSING)} ({interval})"
 
 
 def _cell_text(grid: CellGrid, shield: str, command: Command) -> str:
@@ -196,8 +302,13 @@ def _crashed(cell: Mapping[str, Any]) -> str:
     return f", {percent(rate)} crash ({percent_interval(*clopper_pearson(round(rate * n), n), 0)})"
 
 
-def _and_breaks(shield: ShieldVerdict) -> str:
-    return f", but breaks {len(shield.broken)}" if shield.broken else ""
+def _tally(shield: ShieldVerdict, total: int) -> str:
+    return f"{shield_label(shield.shield)} fixes {len(shield.fixed)} of {total}{_and_more(shield)}"
+
+
+def _and_more(shield: ShieldVerdict) -> str:
+    unsure = f", {len(shield.unsure)} perhaps by chance" if shield.unsure else ""
+    return f"{unsure}, but breaks {len(shield.broken)}" if shield.broken else unsure
 
 
 def _broken(shield: ShieldVerdict) -> str:

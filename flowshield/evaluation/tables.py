@@ -74,23 +74,27 @@ def markdown_table(results: Mapping[str, Any]) -> str:
 def detection_table(results: Mapping[str, Any]) -> Table:
     """One row per shield: how well it detects, and how often it cries wolf.
 
+    What is impossible and what is true are flagged at the same random steps, so that the two shares
+    are a point of the ROC curve; the false alarms that were promised are another sample's.
+
     Args:
         results: The content of results.json; "shields" and "alpha" are read.
 
     Returns:
         A table that fits 100 columns; what was not measured is a dash.
     """
-    alpha = results.get("alpha")
     shields = results.get("shields", {})
     bases = ", ".join(dict.fromkeys(map(alarm_basis, shields.values())))
     table = Table(
-        title=f"Detection at a calibrated false-alarm rate of {percent(alpha)} ({bases})",
+        title="Impossible and true commands flagged, at the same random held-out steps;\n"
+        f"false alarms as promised: {percent(results.get('alpha'))}, {bases}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         title_justify="left",
     )
     table.add_column("shield", no_wrap=True)
-    for heading in ("detects", "AUROC", "F1", "false alarms (interval)", "projects", "NLL"):
+    headings = ("impossible", "true", "AUROC", "F1", "false alarms (interval)", "projects", "NLL")
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, entry in shields.items():
         table.add_row(Text(name), *_detection_row(entry))
@@ -105,6 +109,7 @@ def _detection_row(entry: Mapping[str, Any]) -> list[str]:
     realised = percent(alarms.get("rate"), 1)
     return [
         percent(detection.get("detection_rate"), 1),
+        percent(detection.get("false_positive_rate"), 1),
         number(detection.get("auc_roc"), 3),
         number(detection.get("f1_score"), 3),
         realised if interval == MISSING else f"{realised} ({interval})",

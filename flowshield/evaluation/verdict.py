@@ -1,10 +1,12 @@
 """Is there a failure to fix, and which shield fixes it? Read off the cells, by one stated rule.
 
 The rule: a policy that can bring the return `reference` (its best unshielded cell) is at fault
-when it brings neither that nor what it was asked for. A cell *fails* if more than 2% of its
-episodes crash, or if even the upper end of its interval misses min(asked, reference) by more
-than 5% of |reference|. A shield *fixes* a command that fails without it and no longer fails with
-it, and *breaks* one where it is the other way round.
+when it brings neither that nor what it was asked for. A cell *fails* if chance explains it no
+more: if even the lower end of the exact interval of its crashes is above 2%, or even the upper end
+of its return's interval misses min(asked, reference) by more than 5% of |reference|. A shield
+*fixes* a command that fails without it and no longer fails with it, and *breaks* one where it is
+the other way round; in either case the same starts with and without it must differ beyond chance,
+in return (paired bootstrap interval) or in crashes (McNemar's exact test, at 5%).
 """
 
 __all__ = ["MAX_CRASH_RATE", "SHORTFALL", "ShieldVerdict", "Verdict", "judge"]
@@ -14,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowshield.evaluation.cell_grid import UNSHIELDED, CellGrid, Command
+from flowshield.evaluation.statistics import clopper_pearson, mcnemar_test
 from flowshield.evaluation.wording import is_known
 
 MAX_CRASH_RATE = 0.02
 SHORTFALL = 0.05
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,24 @@ class ShieldVerdict:
 
     Attributes:
         shield: Its name.
-        fixed: Commands that failed and no longer do.
+        fixed: Commands that failed and, beyond chance, no longer do.
+        unsure: Commands that failed and no longer do, which may be chance.
         unfixed: Commands that failed and still do, or were not tried with this shield.
-        broken: Commands that fail only with this shield.
+        broken: Commands that fail only with this shield, beyond chance.
         mean_return: Mean over all its cells.
     """
 
     shield: str
     fixed: tuple[Command, ...]
+    unsure: tuple[Command, ...]
     unfixed: tuple[Command, ...]
     broken: tuple[Command, ...]
     mean_return: float
+
+    @property
+    def tally(self) -> tuple[int, int, int]:
+        """By which shields are told apart, the lowest first; more than that is chance."""
+        return -len(self.fixed), len(self.broken), -len(self.unsure)
 
 
 @dataclass(frozen=True)
@@ -47,13 +58,19 @@ class Verdict:
         reference: The best mean return of an unshielded cell.
         failures: Commands that fail without a shield.
         n_commands: How many commands were tried without a shield.
-        shields: The best first: most fixed, least broken, highest mean return.
+        shields: The best first: most fixed, least broken, most that may be fixed, and, for an
+            order, highest mean return.
     """
 
     reference: float
     failures: tuple[Command, ...]
     n_commands: int
     shields: tuple[ShieldVerdict, ...]
+
+    @property
+    def best(self) -> tuple[ShieldVerdict, ...]:
+        """The first and those that only a mean return tells from it; none if it fixes none."""
+        return tuple(s for s in self.shields if s.fixed and s.tally == self.shields[0].tally)
 
 
 def judge(grid: CellGrid) -> Verdict | None:
@@ -68,7 +85,7 @@ def judge(grid: CellGrid) -> Verdict | None:
         for name in grid.shields
         if name != UNSHIELDED
     ]
-    shields.sort(key=lambda v: (-len(v.fixed), len(v.broken), -v.mean_return))
+    shields.sort(key=lambda v: (*v.tally, -v.mean_return))
     return Verdict(reference, failures, len(unshielded), tuple(shields))
 
 
@@ -77,21 +94,53 @@ def _judge_shield(
 ) -> ShieldVerdict:
     row = dict(grid.row(shield))
     still = {command for command, cell in row.items() if _fails(cell, reference)}
-    fixed = tuple(c for c in failures if c in row and c not in still)
+    mended = tuple(c for c in failures if c in row and c not in still)
+    differs = {c: _difference(cell, grid.cell(UNSHIELDED, c)) for c, cell in row.items()}
     return ShieldVerdict(
         shield=shield,
-        fixed=fixed,
-        unfixed=tuple(c for c in failures if c not in fixed),
-        broken=tuple(c for c in row if c in still and c not in failures),
+        fixed=tuple(c for c in mended if differs[c] > 0),
+        unsure=tuple(c for c in mended if differs[c] <= 0),
+        unfixed=tuple(c for c in failures if c not in mended),
+        broken=tuple(c for c in row if c in still and c not in failures and differs[c] < 0),
         mean_return=sum(float(cell["return_mean"]) for cell in row.values()) / len(row),
     )
 
 
 def _fails(cell: Mapping[str, Any], reference: float) -> bool:
-    crash_rate = cell.get("crash_rate")
-    if is_known(crash_rate) and crash_rate > MAX_CRASH_RATE:
+    if _crashes_at_least(cell) > MAX_CRASH_RATE:
         return True
     high = cell.get("return_high")
     best_case = high if is_known(high) else cell["return_mean"]
     goal = min(float(cell["command"][1]), reference)
     return bool(best_case < goal - SHORTFALL * abs(reference))
+
+
+def _crashes_at_least(cell: Mapping[str, Any]) -> float:
+    rate, n = cell.get("crash_rate"), cell.get("n_episodes")
+    if not is_known(rate):
+        return 0.0
+    return clopper_pearson(round(rate * n), n)[0] if n else rate
+
+
+def _difference(cell: Mapping[str, Any], unshielded: Mapping[str, Any] | None) -> int:
+    """1 where the shield is better beyond chance, -1 where it is worse, 0 where neither.
+
+    A shield that brings more return and crashes more is worse.
+    """
+    signs = (_crash_sign(cell, unshielded or {}), _return_sign(cell.get("vs_none") or {}))
+    return -1 if -1 in signs else max(signs)
+
+
+def _return_sign(difference: Mapping[str, Any]) -> int:
+    low, high = difference.get("low"), difference.get("high")
+    if not (is_known(low) and is_known(high)):
+        return 0
+    return int(low > 0) - int(high < 0)
+
+
+def _crash_sign(cell: Mapping[str, Any], unshielded: Mapping[str, Any]) -> int:
+    crashed, without = cell.get("crashed"), unshielded.get("crashed")
+    if not crashed or not without:
+        return 0
+    test = mcnemar_test(crashed, without)
+    return 0 if test.p_value >= _LEVEL else -1 if test.mean_difference > 0 else 1

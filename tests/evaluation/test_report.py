@@ -48,7 +48,7 @@ def page(results):
     return Page(render_report(results, {"returns": plot_returns(results["cells"])}))
 
 
-def test_first_screen_answers_the_six_questions(page):
+def test_first_screen_answers_the_seven_questions(page):
     start = page.text.index("Which data?")
     screen = page.text[start : page.text.index("Returns", start)]
     for said in (
@@ -57,10 +57,12 @@ def test_first_screen_answers_the_six_questions(page):
         "3 of 6 commands fail without a shield",
         "(1000, 280) returns −132 ±4, 100% crash (97% to 100%)",
         "flow matching: 3 of 3",
-        "set to 5%; realised: flow matching 5.3%",
-        "flow matching: followed in part",
+        "set to 5%; realised: 5.3%; at starts of episodes: 6.1%",
+        "flow matching: followed in part; 5% crash",
         "rank correlation 0.93 [0.31, 0.54], 58% within ±17.5 of what was asked, 5% crash",
-        "8 of 150 held-out (one step per episode), interval 2.3% to 10.2%",
+        "flow matching 8 of 150 (2.3% to 10.2%), at starts",
+        "Promised of one step per episode; 225 calibration and 150 held-out episodes leave up to",
+        "123 episodes a cell, one training seed",
     ):
         assert said in screen
 
@@ -244,6 +246,9 @@ def test_no_failure_is_said_and_a_shield_that_harms_is_named(results):
     for cell in results["cells"]:
         good = cell["shield"] != "quantile"
         cell.update(return_mean=285.0, return_high=287.0, crash_rate=0.0 if good else 0.5)
+        cell["vs_none"] = (
+            {"mean": 0.0, "low": -1.0, "high": 1.0} if good else {"low": -9, "high": -5}
+        )
     text = Page(render_report(results, {})).text
     assert "none of 6 commands fails" in text
     assert "nothing to fix" in text and "quantile makes (200, 280)" in text

@@ -9,6 +9,7 @@ from flowshield.errors import ConfigError, DataError, ShapeError
 from flowshield.evaluation.statistics import (
     ConfidenceInterval,
     clopper_pearson,
+    mcnemar_test,
     paired_difference,
     paired_t_test,
     wilcoxon_test,
@@ -115,6 +116,29 @@ def test_wilcoxon_by_enumeration():
     assert found.p_value == pytest.approx(2 * 2 / 32)
 
 
+def test_mcnemar_by_enumeration():
+    # 9 pairs differ, in 8 of them it happened in a: of 2^9 ways 1 + 9 lie as far out on each side
+    a, b = [True] * 8 + [False] + [True, False] * 20, [False] * 8 + [True] + [True, False] * 20
+    found, back = mcnemar_test(a, b), mcnemar_test(b, a)
+    assert found.statistic == 8 and back.statistic == 1 and found.n == 49
+    assert found.p_value == pytest.approx(2 * 10 / 2**9) == back.p_value
+    assert found.mean_difference == pytest.approx(7 / 49)
+
+
+def test_mcnemar_never_rejects_too_often():
+    rng = np.random.default_rng(3)
+    pairs = [rng.random((2, 30)) < 0.3 for _ in range(400)]
+    rejections = sum(mcnemar_test(a, b).p_value < 0.1 for a, b in pairs)
+    assert 0 < clopper_pearson(rejections, 400, confidence=0.999)[0] < 0.1
+
+
+def test_mcnemar_refuses_what_is_no_yes_or_no():
+    with pytest.raises(DataError, match="expected True and False in a and b"):
+        mcnemar_test([0.0, 0.5], [True, False])
+    with pytest.raises(DataError, match="expected pairs"):
+        mcnemar_test([True], [True, False])
+
+
 @pytest.mark.parametrize("test", [paired_t_test, wilcoxon_test])
 def test_tests_are_antisymmetric_and_find_a_difference(test):
     a, b = normal(60, 1) + 8, normal(60, 2)
@@ -131,9 +155,9 @@ def test_tests_hold_their_level(test):
     assert low < 0.1 < high
 
 
-@pytest.mark.parametrize("test", [paired_t_test, wilcoxon_test])
+@pytest.mark.parametrize("test", [paired_t_test, wilcoxon_test, mcnemar_test])
 def test_equal_inputs_do_not_differ(test):
-    values = normal(20)
+    values = normal(20) > 0 if test is mcnemar_test else normal(20)
     found = test(values, values)
     assert (found.statistic, found.p_value, found.mean_difference) == (0.0, 1.0, 0.0)
 

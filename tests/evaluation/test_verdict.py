@@ -3,14 +3,18 @@ from flowshield.evaluation.summary import summarize
 from flowshield.evaluation.verdict import judge
 
 
-def cell(shield, command, mean, crash=0.0, half=2.0):
+def cell(shield, command, mean, crashes=0, half=2.0, n=100, better=None):
+    """A cell of n episodes, of which the first ones crash; `better` is the paired difference."""
     return {
         "shield": shield,
         "command": command,
+        "n_episodes": n,
         "return_mean": mean,
         "return_low": mean - half,
         "return_high": mean + half,
-        "crash_rate": crash,
+        "crash_rate": None if crashes is None else crashes / n,
+        "crashed": None if crashes is None else [k < crashes for k in range(n)],
+        "vs_none": None if better is None else {"low": better - half, "high": better + half},
     }
 
 
@@ -25,7 +29,7 @@ def test_failures_and_fixes_of_measured_data(results):
     best, other = found.shields
     assert best.shield == "flow_matching" and best.fixed == found.failures
     assert best.unfixed == best.broken == ()
-    assert other.shield == "quantile" and other.fixed == ()
+    assert other.shield == "quantile" and other.fixed == ((300, 400),)
 
 
 def test_the_rule_is_told_with_the_numbers_that_it_was_applied_with(results):
@@ -43,10 +47,12 @@ def test_asking_for_the_impossible_and_getting_the_best_is_no_failure():
     assert verdict(cell("none", (200, 280), 285.0), cell("none", (9, 999), 284.0)).failures == ()
 
 
-def test_crashes_alone_are_a_failure_above_two_in_a_hundred():
-    assert verdict(cell("none", (200, 280), 285.0, crash=0.02)).failures == ()
-    assert verdict(cell("none", (200, 280), 285.0, crash=0.03)).failures == ((200, 280),)
-    assert verdict(cell("none", (200, 280), 285.0, crash=None)).failures == ()
+def test_crashes_alone_are_a_failure_where_chance_does_not_explain_more_than_two_in_a_hundred():
+    # the exact interval of 5 in 100 begins at 1.6%, of 6 at 2.2%, of 2 in 10 at 2.5%
+    for crashes, n, fails in ((5, 100, False), (6, 100, True), (1, 10, False), (2, 10, True)):
+        found = verdict(cell("none", (200, 280), 285.0, crashes, n=n))
+        assert found.failures == (((200, 280),) if fails else ())
+    assert verdict(cell("none", (200, 280), 285.0, None)).failures == ()
 
 
 def test_a_shortfall_within_the_interval_is_not_held_against_it():
@@ -64,13 +70,69 @@ def test_a_shield_that_breaks_a_good_command_comes_after_one_that_does_not():
     found = verdict(
         cell("none", (200, 280), 280.0),
         cell("none", (10, 500), 0.0),
-        cell("bad", (200, 280), 10.0),
-        cell("bad", (10, 500), 280.0),
-        cell("good", (200, 280), 270.0),
-        cell("good", (10, 500), 270.0),
+        cell("bad", (200, 280), 10.0, better=-270.0),
+        cell("bad", (10, 500), 280.0, better=280.0),
+        cell("good", (200, 280), 270.0, better=-10.0),
+        cell("good", (10, 500), 270.0, better=270.0),
     )
     assert [shield.shield for shield in found.shields] == ["good", "bad"]
     assert found.shields[1].broken == ((200, 280),)
+    assert [shield.shield for shield in found.best] == ["good"]
+
+
+def test_what_may_be_chance_is_neither_fixed_nor_broken():
+    found = verdict(
+        cell("none", (200, 280), 280.0, 5),
+        cell("none", (10, 500), 278.0, 6),
+        cell("quantile", (200, 280), 280.0, 6, better=0.0),
+        cell("quantile", (10, 500), 280.0, 5, better=1.0),
+    )
+    assert found.failures == ((10, 500),)
+    (only,) = found.shields
+    assert only.fixed == only.broken == only.unfixed == () and only.unsure == ((10, 500),)
+    assert found.best == ()
+
+
+def test_crashes_that_differ_beyond_chance_fix_and_break_whatever_the_returns():
+    found = verdict(
+        cell("none", (200, 280), 280.0, 0),
+        cell("none", (10, 500), 280.0, 20),
+        cell("quantile", (200, 280), 280.0, 20, better=5.0),
+        cell("quantile", (10, 500), 280.0, 1, better=0.0),
+    )
+    (only,) = found.shields
+    assert only.fixed == ((10, 500),) and only.broken == ((200, 280),)
+
+
+def test_shields_that_only_a_mean_return_tells_apart_are_named_together():
+    cells = [cell("none", (200, 280), 280.0), cell("none", (10, 500), 0.0)]
+    for shield, mean in (("a", 270.0), ("b", 279.0), ("c", 0.0)):
+        cells += [cell(shield, (200, 280), 280.0, better=0.0)]
+        cells += [cell(shield, (10, 500), mean, better=mean)]
+    assert [shield.shield for shield in verdict(*cells).best] == ["b", "a"]
+    fix = summarize({}, CellGrid.from_cells(cells))[3]
+    assert fix.answer == "b and a alike: 1 of 1" and fix.tone == "good"
+    assert "c fixes 0 of 1" in fix.detail
+
+
+def test_few_episodes_are_said_to_be():
+    for n, few in ((10, True), (35, True), (36, False), (100, False)):
+        sure = summarize({}, CellGrid.from_cells([cell("none", (200, 280), 280.0, n=n)]))[-1]
+        assert sure.answer.endswith(f"{n} episodes a cell, one training seed")
+        assert ("nothing to decide by" in sure.answer) == few == (sure.tone == "bad")
+    assert "No crash in 100 leaves up to 3.6% possible" in sure.detail
+
+
+def test_a_rate_that_chance_does_not_explain_is_a_broken_promise():
+    def answer(count):
+        entry = {"alpha": 0.05, "n_calibration": 300, "threshold": -9.0}
+        entry["false_alarms"] = {"rate": count / 200, "count": count, "n": 200}
+        return summarize({"alpha": 0.05, "shields": {"mine": entry}}, CellGrid.from_cells([]))[4]
+
+    kept, broken = answer(19), answer(20)
+    assert "leave up to 9.5% to chance" in kept.detail
+    assert kept.tone == "plain" and "More than that" not in kept.detail
+    assert broken.tone == "bad" and "More than that: mine." in broken.detail
 
 
 def test_an_untried_command_is_not_fixed():
