@@ -12,16 +12,26 @@ from PIL import Image
 from tiny import TINY
 
 from flowshield.cli import main
+from flowshield.data import TrajectoryDataset
 from flowshield.envs import make_env
 from flowshield.evaluation import run_episode
 from flowshield.models import BaseShield, UDRLAgent
+from flowshield.pipeline import TrainedRun, trained_run
 
 ROOT = Path(__file__).parents[1]
 STATE = ["0.1", "1.2", "-1e-1", "-.4", "0", "2.5e-2", "0", "0"]
 
 
-def cell(shield, command, mean):
-    return {"shield": shield, "command": command, "return_mean": mean, "return_high": mean}
+def cell(shield, command, mean, better=None):
+    """A cell; `better` is how much the shield brings beyond chance, None = nothing is paired."""
+    paired = None if better is None else {"low": better - 1.0, "high": better + 1.0}
+    return {
+        "shield": shield,
+        "command": command,
+        "return_mean": mean,
+        "return_high": mean,
+        "vs_none": paired,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +42,7 @@ def place(tmp_path_factory):
     assert main(["train", f"run_dir={place}", *overrides]) == 0
     cells = [cell("none", [200, 280], 250.0), cell("none", [1000, 280], -100.0)]
     cells += [cell("quantile", c["command"], 20.0) for c in cells[:2]]
-    cells += [cell("mixture", c["command"], 240.0) for c in cells[:2]]
+    cells += [cell("mixture", [200, 280], 240.0, -10.0), cell("mixture", [1000, 280], 240.0, 340.0)]
     (place / "results.json").write_text(json.dumps({"cells": cells}))
     return place
 
@@ -116,8 +126,46 @@ def test_the_printed_state_asks_the_same_again(place, capsys):
 
 def test_the_shield_is_the_runs_best_unless_another_is_named(place, capsys):
     words = ["--state", *STATE, "--command", "200", "280"]
-    assert asked(capsys, place, *words)["shield"] == "mixture"
-    assert asked(capsys, place, *words, "--shield", "quantile")["shield"] == "quantile"
+    best, named = asked(capsys, place, *words), asked(capsys, place, *words, "--shield", "quantile")
+    assert (best["shield"], best["chosen"]) == ("mixture", "the run's best: fixes 1 of 1 failures")
+    assert (named["shield"], named["chosen"]) == ("quantile", "named")
+
+
+@pytest.mark.parametrize(
+    ("means", "better", "said"),
+    [
+        ((-90.0, -95.0), (10.0, 5.0), "of 2, none of which fixes a failure; name another"),
+        ((240.0, 239.0), (None, None), "of 2, none of which fixes a failure beyond chance; name"),
+        ((240.0, 239.0), (340.0, 339.0), "one of 2 that are best alike: fixes 1 of 1 failures"),
+        ((240.0, -95.0), (340.0, 5.0), "the run's best: fixes 1 of 1 failures"),
+    ],
+)
+def test_why_that_shield_is_asked_is_said(place, means, better, said, monkeypatch):
+    cells = [cell("none", [200, 280], 250.0), cell("none", [1000, 280], -100.0)]
+    for shield, mean, paired in zip(("quantile", "mixture"), means, better, strict=True):
+        cells.append(cell(shield, [1000, 280], mean, paired))
+    monkeypatch.setattr(trained_run, "read_json", lambda path: {"cells": cells})
+    name, why = TrainedRun(place).choice()
+    assert name == "quantile" and why.startswith(said)
+
+
+def test_where_nothing_fails_there_is_nothing_to_fix(place, monkeypatch):
+    cells = [cell(shield, [200, 280], 250.0, 0.0) for shield in ("none", "quantile", "mixture")]
+    monkeypatch.setattr(trained_run, "read_json", lambda path: {"cells": cells})
+    assert "there is no failure to fix" in TrainedRun(place).choice().why
+
+
+def test_a_state_beyond_the_data_is_named_by_its_number(place, capsys):
+    states = TrajectoryDataset(place / "dataset.npz").states
+    inside, outside = states[17].tolist(), states[17].tolist()
+    outside[1], outside[5] = 9.0, float(np.nextafter(states[:, 5].min(), -np.inf))
+    words = ["--command", "200", "280"]
+    assert asked(capsys, place, "--state", *map(str, inside), *words)["outside"] == []
+    found = asked(capsys, place, "--state", *map(str, outside), *words)["outside"]
+    assert [far["component"] for far in found] == [1, 5]
+    assert found[0]["high"] == pytest.approx(float(states[:, 1].max())) and found[0]["value"] == 9.0
+    main(["ask", str(place), "--state", *map(str, outside), *words])
+    assert "number 2, 9.00: no state of the data lies beyond" in capsys.readouterr().out
 
 
 def test_another_alpha_moves_the_threshold(place, capsys):
@@ -155,9 +203,12 @@ def test_a_folder_that_is_no_run_or_does_not_say_which_shield_is_refused(place, 
     assert "is no run folder" in refused(capsys, tmp_path / "nowhere", *words)
     assert "is no run folder" in refused(capsys, place / "config.yaml", *words)
     (tmp_path / "config.yaml").write_bytes((place / "config.yaml").read_bytes())
-    assert "name one of quantile, mixture" in refused(capsys, tmp_path, *words)
-    error = refused(capsys, tmp_path, *words, "--shield", "mixture")
-    assert f"no trained mixture: flowshield train run_dir={tmp_path}" in error
+    for named, said in ((["--shield", "mixture"], "mixture"), ([], "quantile")):
+        error = refused(capsys, tmp_path, *words, *named)
+        assert f"no trained {said}: flowshield train run_dir={tmp_path}" in error
+    shutil.copytree(place / "models", tmp_path / "models")
+    error = refused(capsys, tmp_path, *words)
+    assert "was not evaluated" in error and "name one of quantile, mixture" in error
 
 
 def test_asking_changes_nothing_in_the_folder(place, capsys):
@@ -184,7 +235,8 @@ def test_every_block_of_the_guide_runs(place, capsys, monkeypatch):
 def test_a_film_of_a_run_is_its_agents_with_its_best_shield(place, capsys, tmp_path):
     out = tmp_path / "new" / "film.gif"
     assert main(["film", str(place), "command=[1000,280]", "seed=3", f"out={out}"]) == 0
-    told = capsys.readouterr().out.splitlines()
+    which, *told = capsys.readouterr().out.splitlines()
+    assert which.endswith("shield mixture (the run's best: fixes 1 of 1 failures)")
     agent = UDRLAgent.load(place / "models" / "agent.pt")
     shield = BaseShield.load(place / "models" / "mixture.pt")
     lengths = []

@@ -80,14 +80,24 @@ def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
 def _source_lines(source: dict[str, Any]) -> list[tuple[str, str]]:
     import numpy as np
 
-    from flowshield.evaluation.wording import command_label, shield_label
+    from flowshield.evaluation.wording import command_label, number, shield_label
 
     numbers = " ".join(map(str, np.asarray(source["state"], np.float32)))
-    lines = [("shield", f"{shield_label(source['shield'])} of {source['run']}"), ("state", numbers)]
+    name = shield_label(source["shield"])
+    lines = [("shield", f"{name} of {source['run']} ({source['chosen']})"), ("state", numbers)]
     if "seed" in source:
         follows = command_label(source["follows"])
         where = f"seed {source['seed']}, step {source['step']}, the agent follows {follows}"
         lines.append(("", f"({where} without a shield)"))
+    for far in source["outside"] or ():
+        span = f"{number(far['low'])} to {number(far['high'])}"
+        lines.append(
+            (
+                "outside",
+                f"number {far['component'] + 1}, {number(far['value'])}: no state of the "
+                f"data lies beyond {span}, so that nothing is promised here",
+            )
+        )
     return lines
 
 

@@ -1,6 +1,6 @@
 """Asks a run's shield about a command, at a state that is given or that an episode comes by."""
 
-__all__ = ["Question", "ask", "state_in_episode"]
+__all__ = ["Question", "ask", "outside_data", "state_in_episode"]
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from flowshield.data import TrajectoryDataset
+from flowshield.data.storage import dataset_exists
 from flowshield.errors import DataError, ShapeError, UsageError
 from flowshield.evaluation import Answer, ask_shield, run_episode
 from flowshield.evaluation.cell_grid import Command
+from flowshield.filesystem import is_uri
 from flowshield.models import BaseShield
+from flowshield.pipeline.collecting import dataset_path
 from flowshield.pipeline.trained_run import TrainedRun
 
 
@@ -45,15 +49,17 @@ def ask(run: TrainedRun, question: Question) -> tuple[dict[str, Any], Answer]:
     """Answers a question.
 
     Returns:
-        Where the answer comes from ("run", "shield", "state" and, for an episode's state, "seed",
-        "step" and "follows") and the answer.
+        Where the answer comes from ("run", "shield", "chosen" (why that shield), "state", "outside"
+        (`outside_data`; None where the run's dataset is not on this disk) and, for an episode's
+        state, "seed", "step" and "follows") and the answer.
 
     Raises:
         UsageError: The question cannot be asked of this run; the message says what can.
     """
-    name, shield = run.shield(question.shield)
+    choice = run.choice(question.shield)
+    shield = run.shield(choice.name)[1]
     _promise(shield, question.alpha)
-    source: dict[str, Any] = {"run": run.folder.place, "shield": name}
+    source: dict[str, Any] = {"run": run.folder.place, "shield": choice.name, "chosen": choice.why}
     if question.state is None:
         follow = _command(question.follow or run.config.env.commands[0])
         state = state_in_episode(run, question.seed, question.step, follow).tolist()
@@ -64,7 +70,34 @@ def ask(run: TrainedRun, question: Question) -> tuple[dict[str, Any], Answer]:
         answer = ask_shield(shield, state, question.command)
     except (DataError, ShapeError) as error:
         raise UsageError(str(error)) from error
-    return {**source, "state": state}, answer
+    return {**source, "state": state, "outside": _outside(run, state)}, answer
+
+
+def outside_data(states: ArrayLike, state: ArrayLike) -> list[dict[str, float]]:
+    """The components of a state that lie beyond those of all states of the data.
+
+    A shield extrapolates there: neither its verdict nor its false-alarm rate means anything.
+
+    Args:
+        states: Of the data, [n, state_dim].
+        state: [state_dim].
+
+    Returns:
+        "component" (from 0), "value", and "low" and "high" of the data, for each such.
+    """
+    rows, row = np.asarray(states, np.float32), np.asarray(state, np.float32)
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    return [
+        {"component": int(i), "value": float(row[i]), "low": float(low[i]), "high": float(high[i])}
+        for i in np.flatnonzero((row < low) | (row > high))
+    ]
+
+
+def _outside(run: TrainedRun, state: Sequence[float]) -> list[dict[str, float]] | None:
+    path = dataset_path(run.config, run.folder)
+    if is_uri(path) or not dataset_exists(path):
+        return None
+    return outside_data(TrajectoryDataset(path).states, state)
 
 
 def state_in_episode(run: TrainedRun, seed: int, step: int, follow: Command) -> NDArray[np.float32]:

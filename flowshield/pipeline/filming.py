@@ -68,10 +68,12 @@ def film(run: TrainedRun, settings: FilmSettings, reporter: Reporter) -> Path:
         UsageError: There is no such shield.
         ConfigError: The environment gives no pictures here.
     """
-    name, shield = run.shield(settings.shield)
+    name, why = run.choice(settings.shield)
+    shield = run.shield(name)[1]
     agent = run.agent()
     title = f"with the {shield_label(name)} shield"
     env = _env_with_pictures(run)
+    reporter.stage("film", f"shield {shield_label(name)} ({why})")
     sides = []
     try:
         for shielded in (False, True):

@@ -1,18 +1,26 @@
 """A run that was trained, to be asked and filmed; nothing in its folder is changed."""
 
-__all__ = ["TrainedRun"]
+__all__ = ["ShieldChoice", "TrainedRun"]
 
 from pathlib import Path
+from typing import NamedTuple
 
 from flowshield.envs import EnvWrapper, make_env
 from flowshield.errors import FileFormatError, UsageError, unknown_name
 from flowshield.evaluation import lend_return_bound
 from flowshield.evaluation.cell_grid import CellGrid
-from flowshield.evaluation.verdict import judge
+from flowshield.evaluation.verdict import Verdict, judge
 from flowshield.json_files import read_json
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.run_config import read_config
 from flowshield.run_folder import RunFolder
+
+
+class ShieldChoice(NamedTuple):
+    """Which of a run's shields, and why that one, in a few words."""
+
+    name: str
+    why: str
 
 
 class TrainedRun:
@@ -52,17 +60,42 @@ class TrainedRun:
         """A shield's name and the shield, lent the environment's bound where the run does so.
 
         Args:
-            name: As in the config; None = the run's best by its verdict, or its only one.
+            name: As in the config; None = that of `choice`.
 
         Raises:
             UsageError: There is none of that name, it was not trained, or nothing says which.
             FileFormatError: Its file is none of this release.
         """
-        name = self._best_shield() if name is None else self._known(name)
+        name = self.choice(name).name
         shield = BaseShield.load(self._model(name))
         if self.config.calibration.use_return_bound:
             lend_return_bound(shield, self.make_env())
         return name, shield
+
+    def choice(self, name: str | None = None) -> ShieldChoice:
+        """The shield of that name; without one the first of the run's verdict, or its only one.
+
+        Raises:
+            UsageError: There is none of that name, none was trained, or nothing says which.
+            FileFormatError: The run's results are not of this release.
+        """
+        names = list(map(str, self.config.shield))
+        if name is not None:
+            if name not in names:
+                raise UsageError(f"{self.folder.place}: {unknown_name('shield', name, names)}")
+            return ShieldChoice(name, "named")
+        if not names:
+            raise UsageError(f"{self.folder.place} has no shield: it was trained with shield=[]")
+        self._model(names[0])
+        if len(names) == 1:
+            return ShieldChoice(names[0], "the run's only one")
+        verdict = self._verdict()
+        if verdict is None or not verdict.shields:
+            raise UsageError(
+                f"{self.folder.place} was not evaluated, so that nothing says which of its "
+                f"shields is best: name one of {', '.join(names)}"
+            )
+        return ShieldChoice(verdict.shields[0].shield, _why(verdict))
 
     def make_env(self, render_mode: str | None = None) -> EnvWrapper:
         """The run's environment, made anew.
@@ -75,35 +108,18 @@ class TrainedRun:
             kwargs["render_mode"] = render_mode
         return make_env(self.config.env.name, **kwargs)
 
-    def _known(self, name: str) -> str:
-        if name not in self.config.shield:
-            names = list(map(str, self.config.shield))
-            raise UsageError(f"{self.folder.place}: {unknown_name('shield', name, names)}")
-        return name
-
-    def _best_shield(self) -> str:
-        names = list(map(str, self.config.shield))
-        if len(names) == 1:
-            return names[0]
+    def _verdict(self) -> Verdict | None:
         results = self.folder.fetched(self.folder.results)
-        verdict = None
-        if results.is_file():
-            content = read_json(results)
-            try:
-                verdict = judge(CellGrid.from_cells(content["cells"]))
-            except Exception as error:  # records of another form raise nearly anything
-                raise FileFormatError(
-                    f"{results}: its cells are not those of an evaluation ({error!r}): "
-                    "evaluate the run again"
-                ) from error
-        if verdict is None or not verdict.shields:
-            raise UsageError(
-                f"{self.folder.place} was not evaluated, so that nothing says which of its "
-                f"shields is best: name one of {', '.join(names)}"
-                if names
-                else f"{self.folder.place} has no shield: it was trained with shield=[]"
-            )
-        return verdict.shields[0].shield
+        if not results.is_file():
+            return None
+        content = read_json(results)
+        try:
+            return judge(CellGrid.from_cells(content["cells"]))
+        except Exception as error:  # records of another form raise nearly anything
+            raise FileFormatError(
+                f"{results}: its cells are not those of an evaluation ({error!r}): "
+                "evaluate the run again"
+            ) from error
 
     def _model(self, name: str) -> Path:
         path = self.folder.fetched(self.folder.model(name))
@@ -113,3 +129,17 @@ class TrainedRun:
                 f"flowshield train run_dir={self.folder.place} makes it"
             )
         return path
+
+
+def _why(verdict: Verdict) -> str:
+    others = "name another to ask it"
+    if not verdict.failures:
+        return f"of {len(verdict.shields)}, by its returns: there is no failure to fix; {others}"
+    total = len(verdict.failures)
+    if not verdict.best:
+        unsure = " beyond chance" if verdict.shields[0].unsure else ""
+        return f"of {len(verdict.shields)}, none of which fixes a failure{unsure}; {others}"
+    fixed = f"fixes {len(verdict.best[0].fixed)} of {total} failures"
+    if len(verdict.best) == 1:
+        return f"the run's best: {fixed}"
+    return f"one of {len(verdict.best)} that are best alike: {fixed}"
