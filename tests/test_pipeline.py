@@ -223,7 +223,8 @@ def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
     assert_same_weights(weights(folder, "quantile"), weights(finished, "quantile"))
     assert run("evaluate", folder) == 0
     assert list(results(folder)["shields"]) == ["quantile"]
-    assert (folder / "explorer.html").exists() and "explore" in results(folder)["seconds"]
+    explorer = (folder / "explorer.html").read_text()
+    assert '"opening":' in explorer and "explore" in results(folder)["seconds"]
     assert 'href="explorer.html"' in (folder / "report.html").read_text()
     printed = capsys.readouterr().out
     assert "flow_matching" not in printed

@@ -72,11 +72,23 @@ def test_explore_writes_one_file_of_what_was_asked_for(place, capsys):
     (episode,) = payload["episodes"]
     assert len(episode["moments"]) == 2 and len(episode["moments"][0]["horizons"]) == 3
     assert [shield["name"] for shield in payload["shields"]] == ["quantile", "mixture"]
+    assert payload["commands"][1] == "(1000, 280)"
+    assert payload["opening"] == {"shield": 1, "preset": 1}  # the better, on what fails without it
     assert "requests: expected at least 2" in refused(
         capsys, place, "--requests", "1", command="explore"
     )
     assert "no run folder" in refused(capsys, place / "models", command="explore")
     (place / "explorer.html").unlink()
+
+
+def test_an_explorer_needs_no_evaluation_but_none_that_is_damaged(place, tmp_path, capsys):
+    shutil.copytree(place, tmp_path / "run")
+    words = ["--episodes", "1", "--moments", "1", "--requests", "2"]
+    (tmp_path / "run" / "results.json").write_text('{"cells": [{"command": 3}]}')
+    said = refused(capsys, tmp_path / "run", *words, command="explore", code=1)
+    assert "results.json: its cells are not those of an evaluation" in said
+    (tmp_path / "run" / "results.json").unlink()
+    assert main(["explore", str(tmp_path / "run"), *words]) == 0
 
 
 def test_the_answer_is_what_the_shield_says(place, capsys):

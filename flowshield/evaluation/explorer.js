@@ -5,8 +5,8 @@ const at = (id) => document.getElementById(id);
 const plane = at("plane"), canvas = plane.querySelector("canvas"), svg = plane.querySelector("svg");
 const PAD = { left: 52, right: 14, top: 12, bottom: 40 };
 const LEVELS = [-20, -8, -3, 0, 1.5, 3, 5]; // nats from the threshold, as in the report
-const state = { episode: data.episodes.length - 1, moment: 0, shield: data.shields.length - 1,
-                preset: null, column: 0, row: 0 };
+const state = { episode: 0, moment: 0, shield: data.opening.shield, preset: data.opening.preset,
+                column: 0, row: 0 };
 
 function bytes(text) { return Uint8Array.from(atob(text), (c) => c.charCodeAt(0)); }
 function floats(text) {
@@ -271,5 +271,4 @@ at("moment").addEventListener("input", (event) => pick(state.episode, Number(eve
 new ResizeObserver(() => draw(true)).observe(plane);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(true));
 
-state.preset = data.commands.length ? 0 : null;
 pick(state.episode, 0);

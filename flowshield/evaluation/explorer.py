@@ -26,6 +26,7 @@ from flowshield.evaluation.explorer_grid import (
     moment_steps,
 )
 from flowshield.evaluation.page_template import page_template
+from flowshield.evaluation.verdict import Verdict
 from flowshield.evaluation.wording import command_label, shield_label
 from flowshield.models import BaseShield
 
@@ -42,6 +43,7 @@ def explorer_payload(
     n_moments: int = 5,
     n_requests: int = 11,
     title: str = "",
+    verdict: Verdict | None = None,
 ) -> dict[str, Any]:
     """What the explorer holds, fit for JSON. Arrays are base64 of little-endian float32.
 
@@ -53,6 +55,9 @@ def explorer_payload(
         n_moments: Moments of each.
         n_requests: Requests of the grid along each axis, at least 2.
         title: What was evaluated.
+        verdict: The evaluation's, if there was one. The explorer opens on its best shield and the
+            first command that fails without a shield; where it names none of these, on the last
+            shield and the first command.
 
     Raises:
         DataError: There is no shield, or a number is out of range.
@@ -74,6 +79,7 @@ def explorer_payload(
             for name, shield in shields.items()
         ],
         "commands": [command_label(command) for command in commands],
+        "opening": _opening(list(shields), commands, verdict),
         "episodes": [
             {
                 "return": float(episodes.episode_returns[episode]),
@@ -101,6 +107,19 @@ def write_explorer(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> 
     html = page_template("explorer.html.j2").render(payload=payload)
     with atomic_write(path) as file:
         file.write(html.encode())
+
+
+def _opening(
+    names: Sequence[str], commands: Sequence[tuple[float, float]], verdict: Verdict | None
+) -> dict[str, int | None]:
+    """Places of the shield and the command that are shown first."""
+    best = [judged.shield for judged in verdict.shields] if verdict else []
+    failures = verdict.failures if verdict else ()
+    first = 0 if commands else None
+    return {
+        "shield": next((names.index(name) for name in best if name in names), len(names) - 1),
+        "preset": next((commands.index(c) for c in failures if c in commands), first),
+    }
 
 
 def _moment(moment: Moment) -> dict[str, Any]:

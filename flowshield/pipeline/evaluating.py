@@ -21,6 +21,8 @@ from flowshield.evaluation import (
     markdown_table,
     write_report,
 )
+from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.verdict import judge
 from flowshield.json_files import read_json, write_json
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import dataset_path
@@ -71,7 +73,7 @@ def evaluate(
         measured = _measured(config, folder, reporter, subjects)
     subjects = Evaluator(subjects).subjects  # lends the shields the environment's bound
     with folder.timed("explore"):
-        explorer = _explorer(config, folder, reporter, subjects)
+        explorer = _explorer(config, folder, reporter, subjects, measured["cells"])
     results = gather_results(config, folder, command, dataset, parts, measured)
     write_json(folder.results, results)
     with atomic_write(folder.table) as file:
@@ -86,13 +88,19 @@ def evaluate(
 
 
 def _explorer(
-    config: DictConfig, folder: RunFolder, reporter: Reporter, subjects: Subjects
+    config: DictConfig,
+    folder: RunFolder,
+    reporter: Reporter,
+    subjects: Subjects,
+    cells: list[dict[str, Any]],
 ) -> str | None:
     """Writes the command explorer unless it is there or not wanted; its name beside the report."""
     settings = ExplorerSettings(**config.evaluation.explorer)
     wanted = settings.n_episodes > 0 and len(subjects.shields) > 0
     if wanted and not folder.explorer.exists():
-        write_run_explorer(config, folder, subjects.shields, subjects.test, settings, reporter)
+        verdict = judge(CellGrid.from_cells(cells))
+        shields, test = subjects.shields, subjects.test
+        write_run_explorer(config, folder, shields, test, settings, reporter, verdict)
     return folder.explorer.name if folder.explorer.exists() else None
 
 

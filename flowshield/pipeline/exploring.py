@@ -12,8 +12,10 @@ from flowshield.data import TrajectoryDataset
 from flowshield.data.storage import dataset_exists
 from flowshield.errors import UsageError
 from flowshield.evaluation.explorer import explorer_payload, write_explorer
+from flowshield.evaluation.verdict import Verdict
 from flowshield.models import BaseShield
 from flowshield.pipeline.collecting import dataset_path
+from flowshield.pipeline.run_verdict import run_verdict
 from flowshield.pipeline.trained_run import TrainedRun
 from flowshield.progress import Reporter
 from flowshield.run_folder import RunFolder
@@ -59,6 +61,7 @@ def explore(run: TrainedRun, settings: ExplorerSettings, reporter: Reporter) -> 
 
     Raises:
         UsageError: The run has no dataset or no shield, or a number is out of range.
+        FileFormatError: Its results.json is none of an evaluation.
     """
     settings.check()
     names = list(map(str, run.config.shield))
@@ -71,7 +74,8 @@ def explore(run: TrainedRun, settings: ExplorerSettings, reporter: Reporter) -> 
     if not dataset_exists(path):
         raise UsageError(f"{run.folder.place}: no dataset at {path}, whose episodes are explored")
     test = Trainer(run.config).split(TrajectoryDataset(path))["test"]
-    return write_run_explorer(run.config, run.folder, shields, test, settings, reporter)
+    verdict = run_verdict(run.folder)
+    return write_run_explorer(run.config, run.folder, shields, test, settings, reporter, verdict)
 
 
 def write_run_explorer(
@@ -81,6 +85,7 @@ def write_run_explorer(
     test: TrajectoryDataset,
     settings: ExplorerSettings,
     reporter: Reporter,
+    verdict: Verdict | None,
 ) -> Path:
     """Writes the explorer of shields that are loaded, on held-out episodes that are read."""
     reporter.stage(
@@ -96,6 +101,7 @@ def write_run_explorer(
         n_moments=settings.n_moments,
         n_requests=settings.n_requests,
         title=f"flowshield on {config.env.name}",
+        verdict=verdict,
     )
     write_explorer(folder.explorer, payload)
     folder.send()

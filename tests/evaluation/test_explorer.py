@@ -9,6 +9,7 @@ import torch
 from flowshield.errors import DataError
 from flowshield.evaluation.explorer import explorer_payload, write_explorer
 from flowshield.evaluation.explorer_grid import FINER, chosen_episodes, moment_steps
+from flowshield.evaluation.verdict import ShieldVerdict, Verdict
 
 COMMANDS = [(10.0, 12.0), (500.0, 3.0)]  # as in conftest.py
 
@@ -81,6 +82,39 @@ def test_episodes_and_moments_are_spread(episodes):
     assert ranks.tolist() == [3, 10, 16]
     assert sorted(chosen_episodes(episodes, 99)) == list(range(20))
     assert moment_steps(197, 4) == [0, 49, 98, 147] and moment_steps(2, 5) == [0, 1]
+
+
+def verdict(failures, *best):
+    """One of shields so named, the best first."""
+    judged = tuple(
+        ShieldVerdict(
+            shield=name, fixed=(), unsure=(), unfixed=failures, broken=(), mean_return=0.0
+        )
+        for name in best
+    )
+    return Verdict(reference=9.0, failures=failures, n_commands=2, shields=judged)
+
+
+@pytest.mark.parametrize(
+    ("judged", "shield", "preset"),
+    [
+        (verdict((COMMANDS[1],), "mixture", "mine <b>"), 0, 1),
+        (verdict((COMMANDS[1], COMMANDS[0]), "mine <b>", "mixture"), 1, 1),
+        (verdict((), "mixture"), 0, 0),
+        (verdict(((7.0, 7.0), COMMANDS[1]), "of another run", "mixture"), 0, 1),
+        (verdict(((7.0, 7.0),)), 1, 0),
+        (None, 1, 0),
+    ],
+)
+def test_it_opens_where_the_verdict_points(shields, episodes, judged, shield, preset):
+    sizes = {"n_episodes": 1, "n_moments": 1, "n_requests": 2}
+    payload = explorer_payload(shields, episodes, COMMANDS, **sizes, verdict=judged)
+    assert payload["opening"] == {"shield": shield, "preset": preset}
+
+
+def test_without_commands_it_opens_on_the_grid(shields, episodes):
+    payload = explorer_payload(shields, episodes, [], n_episodes=1, n_moments=1, n_requests=2)
+    assert payload["opening"]["preset"] is None
 
 
 def test_the_page_holds_the_payload_escaped_and_fetches_nothing(payload, tmp_path):

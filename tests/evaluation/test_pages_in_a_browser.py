@@ -2,6 +2,7 @@
 
 import base64
 import copy
+from functools import partial
 
 import chromium
 import numpy as np
@@ -18,6 +19,12 @@ pytestmark = [
 ]
 NO_SIDEWAYS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 REQUEST = "document.querySelector('#told dd').textContent"
+
+
+def told(command):
+    """A command as the explorer writes it."""
+    horizon, target = command
+    return f"({horizon:.0f}, {target:.1f})".replace("-", "−")
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +68,44 @@ def test_the_report_opens_with_all_its_figures_light_and_dark(page, report):
     assert page.complaints == [] and page.fetched == []
 
 
+def place_of(page, moment, column, row):
+    """Where a point of the grid lies in the window, (x, y) in pixels."""
+    h, r = moment["horizons"][column], moment["returns"][row]
+    x, y = f"f.box.x + f.x({h})", f"f.box.y + f.y({r})"
+    return page.run(f"(() => {{ const f = frame(); return [{x}, {y}]; }})()")
+
+
+def shown_at(moment, column, row):
+    """What is to be read when it is asked for."""
+    return told((moment["horizons"][column], moment["returns"][row]))
+
+
 @pytest.fixture
 def explorer(tmp_path, payload):
     write_explorer(tmp_path / "explorer.html", payload)
     return tmp_path / "explorer.html"
+
+
+@pytest.mark.parametrize("opening", [(0, 0), (0, 1), (1, 1), (1, None)])
+def test_the_explorer_opens_as_it_is_told_at_the_start_of_the_first_episode(
+    page, payload, opening, tmp_path
+):
+    shield, preset = opening
+    payload = {**payload, "opening": {"shield": shield, "preset": preset}}
+    write_explorer(tmp_path / "explorer.html", payload)
+    page.look()
+    page.open(tmp_path / "explorer.html")
+    moment = payload["episodes"][0]["moments"][0]
+    asked = (moment["horizons"][0], moment["returns"][0])
+    asked = asked if preset is None else moment["presets"][preset]
+    assert page.run(REQUEST) == told(asked)
+    chosen = "[...at('shields').querySelectorAll('input')].map(radio => radio.checked)"
+    assert page.run(chosen) == [shield == 0, shield == 1]
+    pressed = "[...at('presets').querySelectorAll('button')].map(b => b.ariaPressed)"
+    assert page.run(pressed) == [str(preset == k).lower() for k in range(2)]
+    assert page.run("at('episode').selectedIndex") == 0
+    assert page.run("at('step').textContent").startswith("step 0 of")
+    assert page.complaints == [] and page.fetched == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
@@ -72,18 +113,8 @@ def test_the_explorer_answers_a_drag_and_the_keys(page, explorer, payload, width
     page.look(width, scheme=scheme)
     page.open(explorer)
     assert page.run(NO_SIDEWAYS)
-    moment = payload["episodes"][-1]["moments"][0]
-    box = page.run("(() => { const b = frame().box; return [b.x, b.y]; })()")
-
-    def place(column, row):
-        h, r = moment["horizons"][column], moment["returns"][row]
-        x, y = page.run(f"(() => {{ const f = frame(); return [f.x({h}), f.y({r})]; }})()")
-        return box[0] + x, box[1] + y
-
-    def shown(column, row):
-        h, r = moment["horizons"][column], moment["returns"][row]
-        return f"({h:.0f}, {r:.1f})".replace("-", "−")
-
+    moment = payload["episodes"][0]["moments"][0]
+    place, shown = partial(place_of, page, moment), partial(shown_at, moment)
     page.mouse("Pressed", *place(1, 1))
     assert page.run(REQUEST) == shown(1, 1)
     page.mouse("Moved", *place(3, 2))
@@ -100,7 +131,7 @@ def test_the_explorer_answers_a_drag_and_the_keys(page, explorer, payload, width
 def test_every_request_is_told_as_the_payload_says(page, explorer, payload):
     page.look()
     page.open(explorer)
-    told = page.run("""(() => {
+    answers = page.run("""(() => {
         const answers = [];
         for (const shield of data.shields.keys()) {
             state.shield = shield;
@@ -112,23 +143,22 @@ def test_every_request_is_told_as_the_payload_says(page, explorer, payload):
         }
         return answers;
     })()""")
-    moment = payload["episodes"][-1]["moments"][0]
+    moment = payload["episodes"][0]["moments"][0]
     supported = [base64.b64decode(shield["supported"])[:16] for shield in moment["shields"]]
     expected = [
         ["supported", False] if one else ["not supported", True] for s in supported for one in s
     ]
-    assert told == expected
+    assert answers == expected
 
 
 def test_moments_and_presets_are_picked(page, explorer, payload):
     page.look()
     page.open(explorer)
     page.run("at('moment').value = 1, at('moment').dispatchEvent(new Event('input')), 0")
-    later = payload["episodes"][-1]["moments"][1]
+    later = payload["episodes"][0]["moments"][1]
     assert page.run("at('step').textContent").startswith(f"step {later['step']} of")
     page.run("at('presets').querySelectorAll('button')[1].click(), 0")
-    horizon, target = later["presets"][1]
-    assert page.run(REQUEST) == f"({horizon:.0f}, {target:.1f})".replace("-", "−")
+    assert page.run(REQUEST) == told(later["presets"][1])
 
 
 EVIL = (
