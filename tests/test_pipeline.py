@@ -324,11 +324,27 @@ def test_one_key_of_ray_leaves_the_others_as_they_were(tmp_path):
     assert again.ray.rollout_workers == 64
 
 
-def test_too_few_episodes_are_refused_before_anything_is_trained(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("few", "said"),
+    [
+        (
+            ["data.n_episodes=40", "calibration.alpha=0.05"],
+            "at least 19 calibration episodes, got 6",
+        ),
+        (["data.n_episodes=5"], "5 episodes are too few for the shares"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_too_few_episodes_are_refused_before_they_are_collected(
+    tmp_path, capsys, command, few, said
+):
     folder = tmp_path / "x"
-    assert run("run", folder, *HERE, "data.n_episodes=40", "calibration.alpha=0.05") == 1
-    assert "needs at least 19 calibration episodes, got 6" in capsys.readouterr().err
-    assert not (folder / "models").exists()
+    assert run(command, folder, *HERE, *few) == 1
+    assert said in capsys.readouterr().err
+    assert not (folder / "dataset.npz").exists()
+    assert run("collect", folder, *HERE, *few) == 0  # what is collected only may be few
+    assert run(command, folder, *HERE, *few) == 1
+    assert said in capsys.readouterr().err and not (folder / "models").exists()
 
 
 def test_devices_that_cannot_be_had_are_refused_before_collecting(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Stage one: the dataset."""
 
-__all__ = ["check_request", "collect", "dataset_path"]
+__all__ = ["check_request", "check_training_request", "collect", "dataset_path"]
 
 import time
 from collections.abc import Iterable
@@ -61,6 +61,18 @@ def check_request(config: DictConfig, folder: RunFolder) -> None:
             f"data.path={path} does not exist: check the path, or give data.path=null to collect"
         )
     make_env(config.env.name, **config.env.kwargs).close()
+
+
+def check_training_request(config: DictConfig, folder: RunFolder) -> None:
+    """Refuses as `check_request`, and to collect episodes that are too few to train on.
+
+    Raises:
+        ConfigError: As `check_request`.
+        DataError: `data.n_episodes` is too low, and there are no episodes yet.
+    """
+    check_request(config, folder)
+    if not dataset_exists(dataset_path(config, folder)):
+        Trainer(config).check_episodes(config.data.n_episodes)
 
 
 def dataset_path(config: DictConfig, folder: RunFolder) -> str | Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from flowshield.pipeline.collecting import check_request, collect
+from flowshield.pipeline.collecting import check_training_request, collect
 from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.pipeline.evaluating import evaluate
 from flowshield.pipeline.place import check_room, place
@@ -27,7 +27,7 @@ def run(config: DictConfig, folder: RunFolder, reporter: Reporter, command: str)
     Returns:
         The content of results.json.
     """
-    check_request(config, folder)
+    check_training_request(config, folder)
     with place(config):  # one Ray for all stages
         check_room(config)
         dataset = collect(config, folder, reporter)

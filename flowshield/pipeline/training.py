@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from flowshield.data import TrajectoryDataset
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield, UDRLAgent
-from flowshield.pipeline.collecting import check_request, collect
+from flowshield.pipeline.collecting import check_training_request, collect
 from flowshield.pipeline.dataset_check import misfit
 from flowshield.pipeline.place import check_room, for_models, on_ray, place
 from flowshield.progress import Bar, Bars, Reporter
@@ -34,7 +34,7 @@ def train(
         dataset: The run's; None = read it, or collect it first.
     """
     if dataset is None:  # else whoever has it has checked
-        check_request(config, folder)
+        check_training_request(config, folder)
     with place(config):  # one Ray for collecting and training
         check_room(config)
         _train(config, folder, reporter, dataset or collect(config, folder, reporter))

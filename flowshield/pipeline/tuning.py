@@ -19,7 +19,7 @@ from flowshield.evaluation import (
 from flowshield.evaluation.promise import pooled, promised_alarms, promised_scores
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield
-from flowshield.pipeline.collecting import check_request, collect
+from flowshield.pipeline.collecting import check_training_request, collect
 from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.progress import Bar, Reporter
 from flowshield.run_folder import RunFolder
@@ -72,7 +72,7 @@ def tune(
     space = read_space(config)
     check_search(config.tune.search)
     _check_resume(folder, holds_sweep(folder.shared(folder.sweep)), resume)
-    check_request(config, folder)
+    check_training_request(config, folder)
     with session():  # one Ray for both; a sweep is never without
         check_trial_room(config)
         dataset = collect(config, folder, reporter)

@@ -12,6 +12,7 @@ from torch import nn
 
 from flowshield.config import resolve, shield_settings
 from flowshield.data import CommandPairs, TrajectoryDataset, TransitionTensors
+from flowshield.data.splitting import split_positions
 from flowshield.errors import ConfigError, DataError
 from flowshield.models import BaseShield, ProjectionSettings, UDRLAgent
 from flowshield.models.shields import Calibration, StateGroups, episodes_needed
@@ -239,17 +240,31 @@ class Trainer:
             return str(shield_type)
         raise ConfigError("shield: the config names none: add one, such as shield=flow_matching")
 
+    def check_episodes(self, n_episodes: int) -> None:
+        """Refuses before collecting what the split and the calibration would refuse after it.
+
+        Raises:
+            DataError: So many episodes are too few for the parts, or, where the config names a
+                shield, for `calibration.alpha`.
+        """
+        parts = split_positions(n_episodes, dict(self.config.data.split), self.config.seed)
+        if self.config.shield:
+            self._check_calibration(len(parts["calibration"]))
+
     def check_calibration(self, episodes: TrajectoryDataset) -> None:
         """Refuses before an hour of training what calibration would refuse after it.
 
         Raises:
             DataError: Too few episodes for `calibration.alpha`.
         """
+        self._check_calibration(episodes.n_episodes)
+
+    def _check_calibration(self, n_episodes: int) -> None:
         alpha = self.config.calibration.alpha
-        if episodes.n_episodes < episodes_needed(alpha):
+        if n_episodes < episodes_needed(alpha):
             raise DataError(
                 f"calibration.alpha={alpha:g} needs at least {episodes_needed(alpha)} calibration "
-                f"episodes, got {episodes.n_episodes}: collect more episodes, or raise "
+                f"episodes, got {n_episodes}: collect more episodes, or raise "
                 "calibration.alpha or data.split.calibration"
             )
 
