@@ -58,6 +58,7 @@ class Page:
             deviceScaleFactor=1,
             mobile=width < 500,
         )
+        self.call("Emulation.setTouchEmulationEnabled", enabled=width < 500)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.call("Emulation.setEmulatedMedia", media=media, features=[feature])
 
@@ -80,6 +81,13 @@ class Page:
         """A mouse event: "Pressed", "Moved" or "Released", with the left button."""
         parameters = {"x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1}
         self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", **parameters)
+
+    def touch(self, kind, *fingers):
+        """A touch event: "Start", "Move" or "End", with where the fingers are that touch."""
+        points = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(fingers)]
+        self.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=points)
+        # what a finger's move does is told with the next picture
+        self.run("new Promise(drawn => requestAnimationFrame(() => setTimeout(drawn)))")
 
     def key(self, name):
         """Presses a key and lets it go."""

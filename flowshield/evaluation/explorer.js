@@ -218,8 +218,17 @@ function pointed(event) {
   ask(Math.round(x / f.width * (horizons.length - 1)), Math.round((1 - y / f.height) * (returns.length - 1)));
 }
 
-plane.addEventListener("pointerdown", (event) => { plane.setPointerCapture(event.pointerId); plane.focus(); pointed(event); });
-plane.addEventListener("pointermove", (event) => { if (plane.hasPointerCapture(event.pointerId)) pointed(event); });
+let pointer = -1; // that drags the request: a second finger does not
+plane.addEventListener("pointerdown", (event) => {
+  if (plane.hasPointerCapture(pointer)) return;
+  pointer = event.pointerId;
+  plane.setPointerCapture(pointer);
+  plane.focus({ preventScroll: true }); // else the plane may move under the finger
+  pointed(event);
+});
+plane.addEventListener("pointermove", (event) => {
+  if (event.pointerId === pointer && plane.hasPointerCapture(pointer)) pointed(event);
+});
 plane.addEventListener("keydown", (event) => {
   const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] }[event.key];
   if (!move) return;

@@ -18,6 +18,14 @@ pytestmark = [
     ),
 ]
 NO_SIDEWAYS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+SETTLED = """(async () => {
+    const where = () => document.scrollingElement.scrollTop;
+    for (let before = -1; before !== where();) {
+        before = where();
+        await new Promise(later => setTimeout(later, 200));
+    }
+    return where();
+})()"""  # how far the page is scrolled, once a finger's swing has ended
 REQUEST = "document.querySelector('#told dd').textContent"
 
 
@@ -36,8 +44,8 @@ def page():
 
 @pytest.fixture
 def report(tmp_path, results, draw):
-    names = {"projection": "command_plane"}
-    figures = {names.get(name, name): make() for name, make in draw.items() if name != "moments"}
+    names = {"moments": "command_plane"}  # as a run's report has them
+    figures = {names.get(k, k): make() for k, make in draw.items() if k != "projection"}
     write_report(tmp_path / "report.html", results, figures, "explorer.html")
     return tmp_path / "report.html"
 
@@ -125,6 +133,35 @@ def test_the_explorer_answers_a_drag_and_the_keys(page, explorer, payload, width
     page.key("ArrowLeft")
     page.key("ArrowUp")
     assert page.run(REQUEST) == shown(2, 3)
+    assert page.complaints == [] and page.fetched == []
+
+
+def test_a_finger_drags_the_request_and_not_the_page(page, explorer, payload):
+    page.look(390, 500)
+    page.open(explorer)
+    moment = payload["episodes"][0]["moments"][0]
+    place, shown = partial(place_of, page, moment), partial(shown_at, moment)
+    page.touch("Start", (200, 300))  # on the words above the plane: that scrolls
+    for y in range(290, 40, -50):
+        page.touch("Move", (200, y))
+    page.touch("End")
+    assert page.run(SETTLED) > 100
+    page.run("scrollBy(0, frame().box.top - 200), 0")
+    scrolled = page.run(SETTLED)
+    # the plane ends below the window: it is not to be brought into it under the finger
+    assert page.run("Math.round(frame().box.top) === 200 && frame().box.bottom > innerHeight")
+    page.touch("Start", place(1, 3))
+    assert page.run(REQUEST) == shown(1, 3)
+    for column, row in ((2, 3), (2, 2), (3, 1), (0, 3)):
+        page.touch("Move", place(column, row))
+        assert page.run(REQUEST) == shown(column, row)
+    page.touch("Move", place(2, 3), place(0, 2))  # a second finger asks for nothing
+    assert page.run(REQUEST) == shown(2, 3)
+    page.touch("End")
+    page.touch("Start", place(1, 2))
+    page.touch("End")
+    assert page.run(REQUEST) == shown(1, 2)
+    assert page.run(SETTLED) == scrolled
     assert page.complaints == [] and page.fetched == []
 
 
