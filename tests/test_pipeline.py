@@ -354,7 +354,9 @@ def test_devices_that_cannot_be_had_are_refused_before_collecting(tmp_path, caps
 
 def test_evaluate_asks_for_its_folder(capsys):
     assert main(["evaluate"]) == 1
-    assert "run_dir" in capsys.readouterr().err
+    assert "evaluate needs run_dir=PATH, the folder of a trained run\n" in capsys.readouterr().err
+    assert main(["evaluate", "runs/mine"]) == 1
+    assert "did you mean run_dir=runs/mine?" in capsys.readouterr().err
 
 
 def test_settings_that_were_typed_are_told_before_those_left_out(finished, capsys):

@@ -16,7 +16,7 @@ from flowshield.data import TrajectoryDataset
 from flowshield.envs import make_env
 from flowshield.evaluation import run_episode
 from flowshield.models import BaseShield, UDRLAgent
-from flowshield.pipeline import TrainedRun, trained_run
+from flowshield.pipeline import TrainedRun
 
 ROOT = Path(__file__).parents[1]
 STATE = ["0.1", "1.2", "-1e-1", "-.4", "0", "2.5e-2", "0", "0"]
@@ -156,14 +156,14 @@ def test_why_that_shield_is_asked_is_said(place, means, better, said, monkeypatc
     cells = [cell("none", [200, 280], 250.0), cell("none", [1000, 280], -100.0)]
     for shield, mean, paired in zip(("quantile", "mixture"), means, better, strict=True):
         cells.append(cell(shield, [1000, 280], mean, paired))
-    monkeypatch.setattr(trained_run, "read_json", lambda path: {"cells": cells})
+    monkeypatch.setattr("flowshield.pipeline.run_verdict.read_json", lambda _: {"cells": cells})
     name, why = TrainedRun(place).choice()
     assert name == "quantile" and why.startswith(said)
 
 
 def test_where_nothing_fails_there_is_nothing_to_fix(place, monkeypatch):
     cells = [cell(shield, [200, 280], 250.0, 0.0) for shield in ("none", "quantile", "mixture")]
-    monkeypatch.setattr(trained_run, "read_json", lambda path: {"cells": cells})
+    monkeypatch.setattr("flowshield.pipeline.run_verdict.read_json", lambda _: {"cells": cells})
     assert "there is no failure to fix" in TrainedRun(place).choice().why
 
 

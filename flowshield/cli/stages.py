@@ -53,7 +53,9 @@ def _needs_run_dir(command: str, holding: str, overrides: "Sequence[str]") -> No
 
     places = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("run_dir=")]
     if not places:
-        raise ConfigError(f"{command} needs run_dir=PATH, the folder of {holding}")
+        words = [o for o in overrides if "=" not in o]
+        hint = f": did you mean run_dir={words[0]}?" if words else ""
+        raise ConfigError(f"{command} needs run_dir=PATH, the folder of {holding}{hint}")
     path = local_path(places[-1])
     if path is not None and not path.is_dir():
         raise ConfigError(f"run_dir={path}: expected the folder of {holding}, there is none")

@@ -23,6 +23,8 @@ from flowshield.evaluation import (
     plot_training_curves,
     typical_episode,
 )
+from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.verdict import judge
 from flowshield.evaluation.wording import shield_label
 from flowshield.json_files import read_json
 from flowshield.machine import machine
@@ -102,7 +104,7 @@ def _of_the_shields(results: dict[str, Any], subjects: Subjects) -> dict[str, Fi
     records = results["shields"]
     levels = {name: record["false_alarms_by_level"] for name, record in records.items()}
     figures = {
-        "command_plane": _moments(subjects),
+        "command_plane": _moments(results, subjects),
         "detection": plot_ood_detection(
             {name: record["roc"] for name, record in records.items()}, results["alpha"]
         ),
@@ -113,9 +115,12 @@ def _of_the_shields(results: dict[str, Any], subjects: Subjects) -> dict[str, Fi
     return figures
 
 
-def _moments(subjects: Subjects) -> Figure:
-    """The planes of the shield that the config's group ends with: flow matching by default."""
-    name, shield = list(subjects.shields.items())[-1]
+def _moments(results: dict[str, Any], subjects: Subjects) -> Figure:
+    """The planes of the verdict's first shield, as the explorer opens on."""
+    verdict = judge(CellGrid.from_cells(results["cells"]))
+    judged = [shield.shield for shield in verdict.shields] if verdict else []
+    name = (judged or list(subjects.shields))[0]
+    shield = subjects.shields[name]
     episode = typical_episode(subjects.test)
     planes = moment_planes(shield, subjects.test, subjects.commands, episode)
     return plot_moments(planes, f"{shield_label(name)}: {_SCORE_LABELS[shield.score_type]}")

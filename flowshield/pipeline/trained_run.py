@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flowshield.envs import EnvWrapper, make_env
-from flowshield.errors import FileFormatError, UsageError, unknown_name
+from flowshield.errors import UsageError, unknown_name
 from flowshield.evaluation import lend_return_bound
-from flowshield.evaluation.cell_grid import CellGrid
-from flowshield.evaluation.verdict import Verdict, judge
-from flowshield.json_files import read_json
+from flowshield.evaluation.verdict import Verdict
 from flowshield.models import BaseShield, UDRLAgent
+from flowshield.pipeline.run_verdict import run_verdict
 from flowshield.run_config import read_config
 from flowshield.run_folder import RunFolder
 
@@ -89,7 +88,7 @@ class TrainedRun:
         self._model(names[0])
         if len(names) == 1:
             return ShieldChoice(names[0], "the run's only one")
-        verdict = self._verdict()
+        verdict = run_verdict(self.folder)
         if verdict is None or not verdict.shields:
             raise UsageError(
                 f"{self.folder.place} was not evaluated, so that nothing says which of its "
@@ -107,19 +106,6 @@ class TrainedRun:
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
         return make_env(self.config.env.name, **kwargs)
-
-    def _verdict(self) -> Verdict | None:
-        results = self.folder.fetched(self.folder.results)
-        if not results.is_file():
-            return None
-        content = read_json(results)
-        try:
-            return judge(CellGrid.from_cells(content["cells"]))
-        except Exception as error:  # records of another form raise nearly anything
-            raise FileFormatError(
-                f"{results}: its cells are not those of an evaluation ({error!r}): "
-                "evaluate the run again"
-            ) from error
 
     def _model(self, name: str) -> Path:
         path = self.folder.fetched(self.folder.model(name))
