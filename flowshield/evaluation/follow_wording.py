@@ -3,6 +3,7 @@
 __all__ = [
     "followed_lines",
     "followed_markdown_table",
+    "followed_measured",
     "followed_tables",
     "followed_verdict",
 ]
@@ -82,17 +83,27 @@ def followed_tables(results: Mapping[str, Any]) -> tuple[ReportTable, ReportTabl
     return _summary_table(entries), _level_table(entries)
 
 
-def _line(name: str, record: Mapping[str, Any]) -> str:
-    start = f"policy on the returns that {shield_label(name)} supports"
+def followed_measured(record: Mapping[str, Any]) -> str:
+    """What was measured of the commands that a shield supports, in a few words.
+
+    Args:
+        record: An entry of "followed" in results.json.
+    """
     if not record.get("n_episodes"):
-        return f"{start}: not measured, at none of the starts are commands enough supported"
+        return "not measured, at none of the starts are commands enough supported"
     crashed = record.get("crash_rate")
     return (
-        f"{start}: rank correlation {_rank(record, 'return_rank')}, "
+        f"rank correlation {_rank(record, 'return_rank')}, "
         f"{percent(_mean(record, 'coverage'))} within ±{_tolerance(record)} of what was asked"
-        f"{f', {percent(crashed)} crash' if is_known(crashed) else ''}: "
-        f"supported is {_told(followed_verdict(record))}"
+        f"{f', {percent(crashed)} crash' if is_known(crashed) else ''}"
     )
+
+
+def _line(name: str, record: Mapping[str, Any]) -> str:
+    told = f"policy on the returns that {shield_label(name)} supports: {followed_measured(record)}"
+    if not record.get("n_episodes"):
+        return told
+    return f"{told}: supported is {_told(followed_verdict(record))}"
 
 
 def _told(verdict: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from flowshield.evaluation.cell_grid import UNSHIELDED, CellGrid, Command
-from flowshield.evaluation.follow_wording import followed_lines, followed_verdict
+from flowshield.evaluation.follow_wording import followed_measured, followed_verdict
 from flowshield.evaluation.statistics import clopper_pearson
 from flowshield.evaluation.verdict import (
     MAX_CRASH_RATE,
@@ -198,10 +198,15 @@ def _follows(followed: Mapping[str, Mapping[str, Any]]) -> Answer:
     crashes = [record.get("crash_rate") for record in followed.values()]
     if any(map(is_known, crashes)):
         told += f"; {_range(crashes, 0)} crash"
-    lines = ". ".join(_upper(line) for line in followed_lines({"followed": followed}))
+    measured = "; ".join(
+        f"{shield_label(name)}: {followed_measured(record)}" for name, record in followed.items()
+    )
     tones: dict[str, Tone] = {"followed": "good", "not followed": "bad"}
     tone = tones.get(next(iter(verdicts)), "plain") if len(verdicts) == 1 else "plain"
-    return Answer(question, told, f"{lines}.", tone)
+    detail = f"The agent alone, on the returns that each supports at the start: {measured}."
+    if any(crashes):
+        detail += " Where the data hold crashes, a low return asks for one."
+    return Answer(question, told, detail, tone)
 
 
 def _sureness(results: Mapping[str, Any], grid: CellGrid) -> Answer:
@@ -222,10 +227,6 @@ def _sureness(results: Mapping[str, Any], grid: CellGrid) -> Answer:
     )
     answer = f"{told}{n} episodes a cell, one training seed"
     return Answer(question, answer, detail, "bad" if few else "plain")
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _listed(names: Sequence[str]) -> str:
