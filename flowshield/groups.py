@@ -57,9 +57,13 @@ def config_dir() -> Path:
 
 
 def config_groups() -> dict[str, list[str]]:
-    """Lists the packaged groups and each one's options, sorted."""
+    """Lists the groups and each one's options, sorted: those packaged, and shields added."""
     folders = sorted(path for path in config_dir().iterdir() if path.is_dir())
-    return {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in folders}
+    groups = {path.name: [file.stem for file in path.glob("*.yaml")] for path in folders}
+    return {
+        name: sorted([*options, *(_ADDED if name == "shield" else ())])
+        for name, options in groups.items()
+    }
 
 
 def compose_files(

@@ -34,6 +34,13 @@ def test_the_program_knows_a_shield_and_an_environment_of_a_plugin(tmp_path):
     assert without.returncode == 1 and "FLOWSHIELD_PLUGINS" in without.stderr
 
 
+def test_help_names_the_shields_of_plugins_and_is_there_without_them(tmp_path):
+    listed = flowshield("run", "--help", plugins="own_shield", cwd=tmp_path)
+    assert listed.returncode == 0 and "flow_matching|gaussian|mixture" in listed.stdout
+    without = flowshield("run", "--help", plugins="no_such_module", cwd=tmp_path)
+    assert without.returncode == 0 and "flow_matching|mixture" in without.stdout
+
+
 def test_a_run_of_plugins_answers_in_another_process(tmp_path):
     tiny = ["n_epochs=1", "shield_epochs=1", "data.n_episodes=80", "calibration.alpha=0.1"]
     small = ["behaviour=random", "env.commands=[[40,-10]]", "ray.num_workers=0", "run_dir=run"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from flowshield import __version__
 from flowshield.cli import ask, completion, datasets, explore, film, stages
 from flowshield.cli.command import Command
-from flowshield.errors import FlowshieldError, UsageError
+from flowshield.errors import ConfigError, FlowshieldError, UsageError
 from flowshield.plugins import import_plugins
 from flowshield.progress import Reporter
 
@@ -68,11 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(typed: Sequence[str]) -> int:
+    broken = _plugins_error()  # before the parser is made: its help names their shields, too
     parsed = make_parser().parse_args(typed)
     reporter = Reporter()
     try:
         _check_text(typed)
-        import_plugins()
+        if broken is not None:
+            raise broken
         parsed.run(parsed, reporter, "flowshield " + shlex.join(typed))
     except (FlowshieldError, OSError) as error:
         if parsed.debug:
@@ -83,6 +85,15 @@ def _run(typed: Sequence[str]) -> int:
         print(f"flowshield: interrupted{_how_to_go_on(parsed, reporter)}", file=sys.stderr)
         return 130
     return 0
+
+
+def _plugins_error() -> ConfigError | None:
+    """Imports the user's modules; an error is kept, so that help and version are there without."""
+    try:
+        import_plugins()
+    except ConfigError as error:
+        return error
+    return None
 
 
 def _check_text(typed: Sequence[str]) -> None:
