@@ -38,9 +38,8 @@ def returns_table(grid: CellGrid) -> ReportTable:
         (
             command_label(cell["command"]),
             shield_label(cell["shield"]),
-            number(cell.get("return_mean"), decimals),
-            _interval(cell, "return_low", "return_high", decimals),
-            _difference(cell.get("vs_none") or {}, decimals),
+            _with_interval(cell, "return_", decimals),
+            _with_interval(cell.get("vs_none") or {}, "", decimals),
             number(cell.get("worst_5_percent"), decimals),
             number(cell.get("return_std"), decimals),
             percent(cell.get("crash_rate"), 1),
@@ -59,8 +58,7 @@ def returns_table(grid: CellGrid) -> ReportTable:
         (
             "command",
             "shield",
-            "mean return",
-            "interval",
+            "mean return (interval)",
             "minus no shield",
             "worst 5%",
             "std",
@@ -238,15 +236,11 @@ def _alarms(label: str, where: str, told: str, rate: Mapping[str, Any]) -> tuple
     return label, where, told, percent(rate.get("rate"), 1), interval, str(n)
 
 
-def _difference(versus: Mapping[str, Any], decimals: int) -> str:
-    if not versus:
-        return MISSING
-    return f"{number(versus.get('mean'), decimals)} ({_interval(versus, 'low', 'high', decimals)})"
-
-
-def _interval(row: Mapping[str, Any], low: str, high: str, decimals: int) -> str:
-    ends = number(row.get(low), decimals), number(row.get(high), decimals)
-    return MISSING if MISSING in ends else f"{ends[0]} to {ends[1]}"
+def _with_interval(record: Mapping[str, Any], prefix: str, decimals: int) -> str:
+    mean, low, high = (
+        number(record.get(f"{prefix}{name}"), decimals) for name in ("mean", "low", "high")
+    )
+    return mean if MISSING in (low, high) else f"{mean} ({low} to {high})"
 
 
 def _shields(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -88,6 +88,46 @@ def shown_at(moment, column, row):
     return told((moment["horizons"][column], moment["returns"][row]))
 
 
+@pytest.mark.parametrize("unit", [1, 1 / 30, 1 / 300, 50])  # 0, 2, 3 and 0 decimals
+def test_no_table_is_cut_in_a_window_of_1200_pixels(page, results, unit, tmp_path):
+    write_report(tmp_path / "report.html", in_units(results, unit), {})
+    page.look(1200)
+    page.open(tmp_path / "report.html")
+    widths = page.run("""[...document.querySelectorAll('.scroll')].map(
+        box => [box.closest('section').id, box.scrollWidth, box.clientWidth]
+    )""")
+    assert len(widths) == 10
+    assert [(name, width) for name, width, room in widths if width > room] == []
+
+
+def in_units(results, unit):
+    """The results with every return so many times as large, and all differences below zero."""
+    scaled = ("return", "worst", "commanded_minus", "commanded_return", "achieved_return")
+
+    def within(record):
+        return {
+            key: _times(value, unit) if key.startswith(scaled) and key != "returns" else value
+            for key, value in record.items()
+        }
+
+    cells = []
+    for cell in map(within, results["cells"]):
+        horizon, target = cell["command"]
+        less = cell["vs_none"] and _times(cell["vs_none"], -unit)
+        cells.append({**cell, "command": [horizon, target * unit], "vs_none": less})
+    followed = {
+        name: {**record, "levels": [within(level) for level in record["levels"]]}
+        for name, record in results["followed"].items()
+    }
+    return {**results, "cells": cells, "followed": followed}
+
+
+def _times(value, unit):
+    if isinstance(value, dict):
+        return {key: unit * one for key, one in value.items()}
+    return unit * value
+
+
 @pytest.fixture
 def explorer(tmp_path, payload):
     write_explorer(tmp_path / "explorer.html", payload)
