@@ -151,10 +151,10 @@ def as_overrides(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def _domains(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Domain]]:
-    """Every domain below a mapping; of several of one key the last."""
+    """Every domain below a mapping, which may be empty; of several of one key the last."""
     for name, node in tree.items():
         key = f"{prefix}{name}"
-        if not isinstance(node, Mapping) or not node:
+        if not isinstance(node, Mapping):
             raise ConfigError(
                 f"tune.space.{key}: expected a domain, such as {{loguniform: [1e-4, 1e-2]}}, of "
                 f"kind {', '.join(_KINDS)}, got {node!r}"

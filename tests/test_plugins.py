@@ -41,17 +41,6 @@ def test_help_names_the_shields_of_plugins_and_is_there_without_them(tmp_path):
     assert without.returncode == 0 and "flow_matching|mixture" in without.stdout
 
 
-def test_a_run_of_plugins_answers_in_another_process(tmp_path):
-    tiny = ["n_epochs=1", "shield_epochs=1", "data.n_episodes=80", "calibration.alpha=0.1"]
-    small = ["behaviour=random", "env.commands=[[40,-10]]", "ray.num_workers=0", "run_dir=run"]
-    plugins = {"plugins": "own_shield,own_environment", "cwd": tmp_path}
-    trained = flowshield("train", "env.name=cart", "shield=gaussian", *small, *tiny, **plugins)
-    assert trained.returncode == 0, trained.stderr
-    asked = flowshield("ask", "run", "--state", "1", "0", "--command", "40", "-10", **plugins)
-    assert asked.returncode == 0, asked.stderr
-    assert "gaussian" in asked.stdout
-
-
 def test_a_plugin_that_is_not_there_is_one_line(tmp_path):
     done = flowshield("config", plugins="no_such_module", cwd=tmp_path)
     assert done.returncode == 1

@@ -40,6 +40,11 @@ def test_the_configs_shields_are_the_types_unless_the_space_says_otherwise():
     assert rates.key == "shield.learning_rate"  # still searched
 
 
+def test_the_packaged_rates_are_taken_away_as_the_options_say():
+    (types,) = space_of("~tune.space.shield.learning_rate")
+    assert types == Domain("shield", "grid", tuple(compose("tune").shield))
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
