@@ -1,5 +1,7 @@
+import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +17,12 @@ from tiny import TINY
 from flowshield.cli import main
 from flowshield.data import DataCollector, TrajectoryDataset
 from flowshield.envs import make_env
+from flowshield.evaluation.wording import shield_label
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.models.serialization import load_payload
+from flowshield.pipeline.run_verdict import run_verdict
 from flowshield.run_config import load_config
+from flowshield.run_folder import RunFolder
 
 HERE = [*TINY, "n_epochs=2", "shield_epochs=2", "checkpoint_every=1", "ray.num_workers=0"]
 
@@ -57,6 +62,13 @@ def finished(tmp_path_factory):
 def test_no_secret_of_the_environment_lies_in_a_run_folder(finished):
     files = [path for path in finished.rglob("*") if path.is_file()]
     assert files and not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_the_command_plane_is_of_the_shield_that_the_verdict_names_first(finished):
+    first = run_verdict(RunFolder(finished)).shields[0].shield
+    pictures = re.findall(r"base64,([\w+/=]+)", (finished / "report.html").read_text())
+    drawn = [base64.b64decode(picture).decode() for picture in pictures]
+    assert [f"{shield_label(first)}: log p" in svg for svg in drawn].count(True) == 1
 
 
 def test_a_run_leaves_everything_it_promises(finished):

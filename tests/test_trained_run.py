@@ -169,7 +169,7 @@ def test_where_nothing_fails_there_is_nothing_to_fix(place, monkeypatch):
 
 def test_a_state_beyond_the_data_is_named_by_its_number(place, capsys):
     states = TrajectoryDataset(place / "dataset.npz").states
-    inside, outside = states[17].tolist(), states[17].tolist()
+    inside, outside = states[states[:, 1].argmax()].tolist(), states[17].tolist()
     outside[1], outside[5] = 9.0, float(np.nextafter(states[:, 5].min(), -np.inf))
     words = ["--command", "200", "280"]
     assert asked(capsys, place, "--state", *map(str, inside), *words)["outside"] == []
