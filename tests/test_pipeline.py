@@ -240,6 +240,8 @@ def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
     assert 'href="explorer.html"' in (folder / "report.html").read_text()
     printed = capsys.readouterr().out
     assert "flow_matching" not in printed
+    for question in ("Is there a failure to fix?", "Which shield fixes it?", "How sure is that?"):
+        assert f"evaluate  {question} " in printed
     assert printed.count("policy on the returns that quantile supports: ") == 1
 
 
