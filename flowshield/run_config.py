@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from flowshield.atomic import atomic_write
 from flowshield.config import compose, resolve
 from flowshield.errors import ConfigError
-from flowshield.groups import plain
+from flowshield.groups import config_groups, plain
 from flowshield.run_folder import RunFolder
 from flowshield.schema import flatten
 
@@ -59,7 +59,7 @@ def open_run(overrides: Sequence[str], name: str = "run") -> Iterator[tuple[Dict
     with folder.held():
         folder.fetch()
         if folder.config.exists():
-            config = _reconciled(folder, config, overrides)
+            config = _reconciled(folder, config, overrides, name)
         elif folder.holds_work():
             raise ConfigError(
                 f"{folder.place} holds work of a run without its config.yaml: put that back, or "
@@ -101,12 +101,17 @@ def _check_yaml(content: bytes) -> None:
             )
 
 
-def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def _reconciled(
+    folder: RunFolder, given: DictConfig, overrides: Sequence[str], name: str
+) -> DictConfig:
     """The config to go on with in a folder that holds one."""
     saved = read_config(folder)
     said = {override.partition("=")[0] for override in overrides}
-    for key in [key for key in said if key.startswith("ray.")]:  # one of them leaves the others
-        OmegaConf.update(saved, key, OmegaConf.select(given, key))
+    free = ["ray."]
+    if name == "run" and not folder.sweep.exists():  # whose trials are all judged alike
+        free += ["evaluation.", "env.commands"]  # how a trained run is measured may change
+    for key in [key for key in said if key.startswith(tuple(free))]:
+        OmegaConf.update(saved, key, OmegaConf.select(given, key))  # one leaves the others
         said.remove(key)
     for key in ("run_dir", *_MACHINE_KEYS):  # where a run goes on may differ from where it began
         if key in said:
@@ -119,13 +124,31 @@ def _reconciled(folder: RunFolder, given: DictConfig, overrides: Sequence[str]) 
         different = list(filter(_is_of_sweep, different))  # of the rest nothing was said
     if not different:
         return saved
-    different.sort(key=lambda text: text.partition(" ")[0] not in said)  # what was typed first
     if not folder.holds_work():  # nothing is lost: most likely the first try was refused
         return given
+    different = _spoken_of(different, said)
+    if not different:
+        return saved
     raise ConfigError(
         f"{folder.place} holds a run with other settings ({'; '.join(different[:5])}): "
         "leave the overrides out to go on with it, or choose another run_dir"
     )
+
+
+def _spoken_of(different: list[str], said: set[str]) -> list[str]:
+    """The differences that the overrides speak of: a group's choice of all, a key of itself."""
+    keys = tuple(key.lstrip("+~") for key in said)
+    if not any(key in config_groups() for key in keys):
+        return [text for text in different if _key(text) in keys or _below(_key(text), keys)]
+    return sorted(different, key=lambda text: _key(text) not in keys)  # what was typed first
+
+
+def _key(text: str) -> str:
+    return text.partition(" ")[0]
+
+
+def _below(key: str, keys: tuple[str, ...]) -> bool:
+    return key.startswith(tuple(f"{other}." for other in keys))
 
 
 def _reconcile_sweeps(

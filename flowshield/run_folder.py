@@ -15,7 +15,15 @@ from flowshield.mirror import Mirror
 from flowshield.scratch import clear_scratch
 
 # what a start takes over from an earlier one
-_READ = ("config.yaml", "timings.json", "dataset.npz", "checkpoints", "models", "sweep")
+_READ = (
+    "config.yaml",
+    "commands.json",
+    "timings.json",
+    "dataset.npz",
+    "checkpoints",
+    "models",
+    "sweep",
+)
 _MEASURED = ("cells", "followed", "shields")
 
 
@@ -51,6 +59,7 @@ class RunFolder:
         self.sweep = path / "sweep"
         self.figures = path / "figures"
         self.timings = path / "timings.json"
+        self.commands = path / "commands.json"
         self.results = path / "results.json"
         self.table = path / "table.md"
         self.report = path / "report.html"
@@ -133,6 +142,14 @@ class RunFolder:
         """Whether something was made here that belongs to the config."""
         made = (self.dataset, self.checkpoints, self.models, self.cells, self.sweep)
         return any(path.exists() for path in made)
+
+    def remember(self, command: str) -> list[str]:
+        """Keeps what the user typed, once; all that was typed for this folder, the first first."""
+        kept = read_json(self.commands).get("typed") if self.commands.exists() else []
+        typed = list(map(str, kept)) if isinstance(kept, list) else []
+        if command not in typed:
+            write_json(self.commands, {"typed": [*typed, command]})
+        return [*dict.fromkeys([*typed, command])]
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

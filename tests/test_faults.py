@@ -145,7 +145,7 @@ def test_a_limit_on_the_size_of_files_is_one_line_without_any_rights(tmp_path):
     code, said = forked(action, tmp_path / "log")
     (line,) = errors(said)
     assert code == 1 and "dataset.npz: File too large" in line
-    assert left(tmp_path / "x") == ["config.yaml", "timings.json"]
+    assert left(tmp_path / "x") == ["commands.json", "config.yaml", "timings.json"]
 
 
 def test_a_disk_that_turns_read_only_is_one_line_and_everything_stays(can_mount, tmp_path):

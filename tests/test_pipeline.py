@@ -2,6 +2,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tiny import TINY
 from flowshield.cli import main
 from flowshield.data import DataCollector, TrajectoryDataset
 from flowshield.envs import make_env
+from flowshield.errors import ConfigError
 from flowshield.evaluation.wording import shield_label
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.models.serialization import load_payload
@@ -46,6 +48,7 @@ def assert_same_weights(a, b):
         assert torch.equal(a[key], b[key]), key
 
 
+MEASURED = ("cells", "shields", "followed")
 SECRET = "0123456789abcdef" * 4
 
 
@@ -233,6 +236,7 @@ def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
     assert run("train", folder, *data, *settings) == 0
     assert not (folder / "dataset.npz").exists()
     assert_same_weights(weights(folder, "quantile"), weights(finished, "quantile"))
+    shutil.copytree(folder, tmp_path / "later")
     assert run("evaluate", folder) == 0
     assert list(results(folder)["shields"]) == ["quantile"]
     explorer = (folder / "explorer.html").read_text()
@@ -243,6 +247,41 @@ def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
     for question in ("Is there a failure to fix?", "Which shield fixes it?", "How sure is that?"):
         assert f"evaluate  {question} " in printed
     assert printed.count("policy on the returns that quantile supports: ") == 1
+
+    # what was measured by other settings is measured again, as if for the first time
+    more = ["evaluation.n_episodes=4", "env.commands=[[1000,280],[50,0]]"]
+    before = (folder / "explorer.html").read_bytes()
+    for place in (folder, tmp_path / "later"):
+        assert run("evaluate", place, *more) == 0
+    again, first = results(folder), results(tmp_path / "later")
+    assert [c["n_episodes"] for c in again["cells"]] == [4, 4, 4, 4]
+    assert [again[key] for key in MEASURED] == [first[key] for key in MEASURED]
+    assert (folder / "explorer.html").read_bytes() != before
+    records = {path: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
+    assert run("evaluate", folder) == 0  # by the same settings nothing is
+    assert {path: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()} == records
+    # how it was made: everything that was typed for it, the first first
+    typed = results(folder)["command"].splitlines()
+    assert typed[0].startswith("flowshield train ") and "evaluation.n_episodes=4" in typed[2]
+    assert len(typed) == 3
+
+
+def test_a_key_that_is_typed_speaks_of_itself_only(tmp_path, capsys):
+    folder = tmp_path / "x"
+    assert run("collect", folder, "profile=quick", "data.n_episodes=20", "ray.num_workers=0") == 0
+    load_config([f"run_dir={folder}", "seed=42"])
+    with pytest.raises(ConfigError, match=r"settings \(seed is 42 there, 7 asked for\): leave"):
+        load_config([f"run_dir={folder}", "seed=7"])
+    with pytest.raises(ConfigError, match="checkpoint_every is 2 there, 10 asked"):
+        load_config([f"run_dir={folder}", "profile=full"])
+
+
+def test_an_environment_of_ones_own_is_not_asked_what_another_is(tmp_path, capsys):
+    assert run("run", tmp_path / "x", "ray.num_workers=0", "env.name=Pendulum-v1") == 1
+    assert "needs env.commands=[[H,R],...]" in capsys.readouterr().err
+    assert run("run", tmp_path / "x", "ray.num_workers=0", "env.name=cartpole") == 1
+    assert "did you mean env=cartpole?" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(finished, capsys):

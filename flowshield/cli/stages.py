@@ -33,7 +33,7 @@ def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def _prepared(
-    command: str, overrides: "Sequence[str]", reporter: Reporter
+    command: str, overrides: "Sequence[str]", reporter: Reporter, typed: str
 ) -> "Iterator[tuple[DictConfig, RunFolder]]":
     import torch
 
@@ -41,6 +41,7 @@ def _prepared(
 
     with open_run(overrides, "tune" if command == "tune" else "run") as (config, folder):
         reporter.named, reporter.run_dir = folder.named, folder.place
+        folder.remember(typed)
         torch.set_num_threads(config.n_threads)
         reporter.stage(
             command, f"run folder {folder.place} (to go on later: run_dir={folder.place})"
@@ -61,10 +62,29 @@ def _needs_run_dir(command: str, holding: str, overrides: "Sequence[str]") -> No
         raise ConfigError(f"run_dir={path}: expected the folder of {holding}, there is none")
 
 
+def _needs_commands(overrides: "Sequence[str]") -> None:
+    """Refuses to ask an environment of one's own what the config's own environment is asked."""
+    import gymnasium
+
+    from flowshield.envs import list_envs
+    from flowshield.groups import config_groups
+
+    said = dict(override.partition("=")[::2] for override in overrides)
+    name = said.get("env.name", "").strip("'\"")
+    if said.keys() & {"env", "env.commands"} or name not in {*list_envs(), *gymnasium.registry}:
+        return  # what is not known is told with the names that are near
+    hint = f"; or did you mean env={name}?" if name in config_groups()["env"] else ""
+    raise ConfigError(
+        f"env.name={name} needs env.commands=[[H,R],...], what its agent shall be asked: those of "
+        f"the config are another environment's{hint}"
+    )
+
+
 def _run(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     from flowshield.pipeline import run
 
-    with _prepared("run", parsed.overrides, reporter) as (config, folder):
+    _needs_commands(parsed.overrides)
+    with _prepared("run", parsed.overrides, reporter, typed) as (config, folder):
         _tell_results("run", folder, reporter, run(config, folder, reporter, typed))
 
 
@@ -72,7 +92,7 @@ def _collect(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None
     from flowshield.filesystem import absolute
     from flowshield.pipeline import collect, dataset_path
 
-    with _prepared("collect", parsed.overrides, reporter) as (config, folder):
+    with _prepared("collect", parsed.overrides, reporter, typed) as (config, folder):
         collect(config, folder, reporter)
         reporter.stage("collect", f"the episodes are in {absolute(dataset_path(config, folder))}")
 
@@ -81,7 +101,7 @@ def _train(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     from flowshield.filesystem import absolute
     from flowshield.pipeline import train
 
-    with _prepared("train", parsed.overrides, reporter) as (config, folder):
+    with _prepared("train", parsed.overrides, reporter, typed) as (config, folder):
         train(config, folder, reporter)
         reporter.stage("train", f"the models are in {absolute(folder.models)}")
 
@@ -90,7 +110,7 @@ def _evaluate(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> Non
     from flowshield.pipeline import evaluate
 
     _needs_run_dir("evaluate", "a trained run", parsed.overrides)
-    with _prepared("evaluate", parsed.overrides, reporter) as (config, folder):
+    with _prepared("evaluate", parsed.overrides, reporter, typed) as (config, folder):
         _tell_results("evaluate", folder, reporter, evaluate(config, folder, reporter, typed))
 
 
@@ -119,7 +139,7 @@ def _tune(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
 
     if parsed.resume:
         _needs_run_dir("tune", "a sweep", parsed.overrides)
-    with _prepared("tune", parsed.overrides, reporter) as (config, folder):
+    with _prepared("tune", parsed.overrides, reporter, typed) as (config, folder):
         _tell_sweep(folder, reporter, tune(config, folder, reporter, typed, parsed.resume))
 
 

@@ -38,6 +38,11 @@ from flowshield.training import Trainer, resolve_device
 if TYPE_CHECKING:
     from flowshield.distributed.evaluate import EvaluatorPool
 
+_SETTINGS = (
+    *("n_episodes", "deterministic", "n_states", "bound_margin"),
+    *("n_starts", "n_commands", "return_tolerance"),
+)
+
 
 def evaluate(
     config: DictConfig,
@@ -69,12 +74,15 @@ def evaluate(
     )
     for name, shield in subjects.shields.items():
         reporter.stage("evaluate", f"{name}: {shield.calibration}")
+    files = _Records(folder, subjects)
+    stale = bool(files.missing())  # then an explorer shows what was measured before
     with folder.timed("evaluate"):
-        measured = _measured(config, folder, reporter, subjects)
+        measured = _measured(config, files, reporter, subjects)
     subjects = Evaluator(subjects).subjects  # lends the shields the environment's bound
     with folder.timed("explore"):
-        explorer = _explorer(config, folder, reporter, subjects, measured["cells"])
-    results = gather_results(config, folder, command, dataset, parts, measured)
+        explorer = _explorer(config, folder, reporter, subjects, measured["cells"], stale)
+    typed = "\n".join(folder.remember(command))
+    results = gather_results(config, folder, typed, dataset, parts, measured)
     write_json(folder.results, results)
     with atomic_write(folder.table) as file:
         tables = (markdown_table(results), followed_markdown_table(results))
@@ -93,11 +101,12 @@ def _explorer(
     reporter: Reporter,
     subjects: Subjects,
     cells: list[dict[str, Any]],
+    stale: bool,
 ) -> str | None:
-    """Writes the command explorer unless it is there or not wanted; its name beside the report."""
+    """Writes the command explorer unless one is up to date or none wanted; its name, if any."""
     settings = ExplorerSettings(**config.evaluation.explorer)
     wanted = settings.n_episodes > 0 and len(subjects.shields) > 0
-    if wanted and not folder.explorer.exists():
+    if wanted and (stale or not folder.explorer.exists()):
         verdict = judge(CellGrid.from_cells(cells))
         shields, test = subjects.shields, subjects.test
         write_run_explorer(config, folder, shields, test, settings, reporter, verdict)
@@ -134,10 +143,9 @@ def _existing_dataset(config: DictConfig, folder: RunFolder) -> TrajectoryDatase
 
 
 def _measured(
-    config: DictConfig, folder: RunFolder, reporter: Reporter, subjects: Subjects
+    config: DictConfig, files: "_Records", reporter: Reporter, subjects: Subjects
 ) -> dict[str, Any]:
     """Every record of results.json; what is on file is read, not measured again."""
-    files = _Records(folder, subjects)
     missing = len(files.missing())
     if missing:
         with place(config), reporter.bar("measurements", missing) as bar:
@@ -145,8 +153,7 @@ def _measured(
             try:
                 for phase in (files.of_the_unshielded, files.of_the_shields):
                     for measurement, record in evaluator.measure_all(phase()):
-                        write_json(files.path(measurement), record)
-                        folder.send()
+                        files.write(measurement, record)
                         bar.advance(_note(measurement, record))
             finally:
                 evaluator.close()
@@ -154,10 +161,14 @@ def _measured(
 
 
 class _Records:
-    """What is to be measured, and the file of each record."""
+    """What is to be measured, and the file of each record.
+
+    A record stands with the settings that it was measured by: by others it is measured again.
+    """
 
     def __init__(self, folder: RunFolder, subjects: Subjects) -> None:
         self.folder, self.shields, self.commands = folder, subjects.shields, subjects.commands
+        self.settings = {name: getattr(subjects, name) for name in _SETTINGS}
 
     def path(self, measurement: Measurement) -> Path:
         kind, (name, *rest) = measurement
@@ -165,11 +176,15 @@ class _Records:
             return self.folder.cell(name, rest[0])
         return self.folder.followed_by(name) if kind == "followed" else self.folder.shield(name)
 
+    def write(self, measurement: Measurement, record: dict[str, Any]) -> None:
+        write_json(self.path(measurement), {**record, "settings": self._settings(measurement)})
+        self.folder.send()
+
     def missing(self) -> list[Measurement]:
         everything = [*self._cells(UNSHIELDED), *self._others()]
         for name in self.shields:
             everything += self._cells(name)
-        return [measurement for measurement in everything if not self.path(measurement).exists()]
+        return [measurement for measurement in everything if not self._on_file(measurement)]
 
     def of_the_unshielded(self) -> list[Measurement]:
         """Everything but the shielded cells."""
@@ -178,7 +193,7 @@ class _Records:
     def of_the_shields(self) -> list[Measurement]:
         """The shielded cells, with what they are paired with: the unshielded are on file."""
         return [
-            ("cell", (name, command, self._record(UNSHIELDED, command)["returns"]))
+            ("cell", (name, command, self._cell(UNSHIELDED, command)["returns"]))
             for kind, (name, *rest) in self.missing()
             for command in rest[:1]
         ]
@@ -187,13 +202,23 @@ class _Records:
         """The records as results.json holds them."""
         return {
             "cells": [
-                self._record(guard, command)
+                self._cell(guard, command)
                 for guard in (UNSHIELDED, *self.shields)
                 for command in self.commands
             ],
-            "shields": {name: read_json(self.folder.shield(name)) for name in self.shields},
-            "followed": {name: read_json(self.folder.followed_by(name)) for name in self.shields},
+            "shields": {name: self._record(("shield", (name,))) for name in self.shields},
+            "followed": {name: self._record(("followed", (name,))) for name in self.shields},
         }
+
+    def _settings(self, measurement: Measurement) -> dict[str, Any]:
+        asked = list(map(list, self.commands)) if measurement[0] == "shield" else None
+        return {**self.settings, "commands": asked}
+
+    def _on_file(self, measurement: Measurement) -> bool:
+        path = self.path(measurement)
+        if not path.exists():
+            return False
+        return bool(read_json(path).get("settings") == self._settings(measurement))
 
     def _cells(self, guard: str) -> list[Measurement]:
         return [("cell", (guard, command, None)) for command in self.commands]
@@ -201,8 +226,12 @@ class _Records:
     def _others(self) -> list[Measurement]:
         return [(kind, (name,)) for name in self.shields for kind in ("followed", "shield")]
 
-    def _record(self, guard: str, command: tuple[float, float]) -> dict[str, Any]:
-        record: dict[str, Any] = read_json(self.folder.cell(guard, command))
+    def _cell(self, guard: str, command: tuple[float, float]) -> dict[str, Any]:
+        return self._record(("cell", (guard, command, None)))
+
+    def _record(self, measurement: Measurement) -> dict[str, Any]:
+        record: dict[str, Any] = read_json(self.path(measurement))
+        del record["settings"]
         return record
 
 

@@ -51,7 +51,7 @@ def content(path: Path):
 def comparable(path: Path):
     """What does not depend on the clock, the machine, or where the folder lies."""
     found = content(path)
-    if path.name in ("config.yaml", "best.yaml", "timings.json"):
+    if path.name in ("config.yaml", "commands.json", "best.yaml", "timings.json"):
         return None
     if path.name == "results.json":
         trials = sorted(
