@@ -132,7 +132,7 @@ def test_the_printed_state_asks_the_same_again(place, capsys):
     again = capsys.readouterr().out.splitlines()
     assert again == [line for line in printed.splitlines() if "seed 4" not in line]
     assert [line.split()[0] for line in again] == [
-        *("shield", "state", "command", "verdict", "score", "false", "nearest", "returns")
+        *("shield", "state", "command", "verdict", "bound", "score", "false", "nearest", "returns")
     ]
 
 
@@ -177,7 +177,21 @@ def test_a_state_beyond_the_data_is_named_by_its_number(place, capsys):
     assert [far["component"] for far in found] == [1, 5]
     assert found[0]["high"] == pytest.approx(float(states[:, 1].max())) and found[0]["value"] == 9.0
     main(["ask", str(place), "--state", *map(str, outside), *words])
-    assert "number 2, 9.00: no state of the data lies beyond" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "number 2, 9.00: no state of the data lies beyond" in out
+    assert out.count("(extrapolated)\n") == 2  # what is nearest, and what returns are supported
+
+
+def test_a_command_that_is_provably_impossible_is_told_to_be(place, capsys):
+    env = make_env("lunarlander")
+    bound = float(env.return_bound(np.array([STATE], np.float32))[0])
+    env.close()
+    words = ["ask", str(place), "--state", *STATE, "--command", "200"]
+    assert asked(capsys, place, *words[2:], "280")["bound"] == pytest.approx(bound)
+    for target, impossible in ((bound - 1, False), (bound + 1, True)):
+        assert main([*words, str(target)]) == 0
+        (line,) = re.findall(r"^bound .*$", capsys.readouterr().out, re.MULTILINE)
+        assert f"above {bound:.1f} from here" in line and ("IMPOSSIBLE" in line) == impossible
 
 
 def test_another_alpha_moves_the_threshold(place, capsys):

@@ -73,8 +73,11 @@ def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     if parsed.json:
         reporter.line(json_text({**source, **answer.record()}))
         return
-    for name, text in [*_source_lines(source), *answer_lines(answer)]:
-        reporter.line(f"{name:<{_WIDTH}}{text}")
+    command, verdict, *rest = answer_lines(answer)
+    bound = _bound_lines(source["bound"], answer.command[1])
+    for name, text in [*_source_lines(source), command, verdict, *bound, *rest]:
+        far = source["outside"] and name in ("nearest", "returns")
+        reporter.line(f"{name:<{_WIDTH}}{text}{' (extrapolated)' if far else ''}")
 
 
 def _source_lines(source: dict[str, Any]) -> list[tuple[str, str]]:
@@ -99,6 +102,17 @@ def _source_lines(source: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     return lines
+
+
+def _bound_lines(bound: float | None, target: float) -> list[tuple[str, str]]:
+    from flowshield.evaluation.wording import number
+
+    if bound is None:
+        return []
+    text = f"no policy gets a return above {number(bound, 1)} from here"
+    if target > bound:
+        text += ": IMPOSSIBLE, whatever the verdict (calibration.use_return_bound=true flags it)"
+    return [("bound", text)]
 
 
 ASK = Command(

@@ -24,7 +24,6 @@ from flowshield.evaluation.wording import (
     number,
     percent,
     percent_interval,
-    plus_minus,
     shield_label,
 )
 from flowshield.models.shields.calibration import highest_expected_rate
@@ -32,6 +31,7 @@ from flowshield.models.shields.calibration import highest_expected_rate
 Tone = Literal["plain", "good", "bad"]
 
 _FEW = 0.1  # episodes are few where none of them crashed and more than this may
+_FEW_CALIBRATED = 100  # at 5%, a hundred leave the realised rate between 1.6% and 10%
 
 
 class Answer(NamedTuple):
@@ -154,31 +154,47 @@ def _fix(verdict: Verdict | None, grid: CellGrid) -> Answer:
     )
     if not verdict.best:
         unsure = any(shield.unsure for shield in verdict.shields)
-        return Answer(question, "none beyond chance" if unsure else "none of them", detail, "bad")
+        does_harm = any(shield.broken or shield.worsened for shield in verdict.shields)
+        none = "none beyond chance" if unsure else "none of them"
+        return Answer(question, f"{none}; some do harm" if does_harm else none, detail, "bad")
     names = _listed([shield_label(shield.shield) for shield in verdict.best])
     alike = " alike" if len(verdict.best) > 1 else ""
     answer = f"{names}{alike}: {len(first.fixed)} of {total}{_and_more(first)}"
-    good = not first.unfixed and not first.unsure and not first.broken
+    good = not first.unfixed and not first.unsure and not first.broken and not first.worsened
     return Answer(question, answer, detail, "good" if good else "plain")
 
 
 def _false_alarms(shields: Mapping[str, Mapping[str, Any]], alpha: float | None) -> Answer:
-    question = "At which false-alarm rate?"
+    question = "At which false-alarm rate, and how much is detected?"
     if not shields:
         return Answer(question, "unknown", "no shield was calibrated")
-    realised = _percents(entry.get("false_alarms") for entry in shields.values())
-    starts = _percents(entry.get("start_states") for entry in shields.values())
+    realised, starts = (
+        _percents(entry.get(key) for entry in shields.values())
+        for key in ("false_alarms", "start_states")
+    )
+    found = _range([_detected(entry) for entry in shields.values()], 1)
     counted = "; ".join(_alarm_text(name, entry) for name, entry in shields.items())
     promised = ". ".join(dict.fromkeys(_promise_text(entry) for entry in shields.values()))
-    exceeding = [shield_label(name) for name, entry in shields.items() if _exceeds(entry)]
-    more = f" More than that: {_listed(exceeding)}." if exceeding else ""
+    above = _above(shields, "false_alarms", "More than that")
+    above += _above(shields, "start_states", "More than that at starts")
     return Answer(
         question,
-        f"set to {percent(alpha)}; realised: {realised}; at starts of episodes: {starts}",
-        f"{counted}. {promised}.{more} Nothing was promised of starts alone, where commands are "
+        f"set to {percent(alpha)}; realised: {realised}; at starts of episodes: {starts}; "
+        f"impossible commands flagged: {found}",
+        f"{counted}. {promised}.{above} Nothing was promised of starts alone, where commands are "
         "given.",
-        "bad" if exceeding else "plain",
+        "bad" if any(_exceeds(entry, "false_alarms") for entry in shields.values()) else "plain",
     )
+
+
+def _above(shields: Mapping[str, Mapping[str, Any]], key: str, told: str) -> str:
+    names = [shield_label(name) for name, entry in shields.items() if _exceeds(entry, key)]
+    return f" {told}: {_listed(names)}." if names else ""
+
+
+def _detected(entry: Mapping[str, Any]) -> float | None:
+    rate: float | None = (entry.get("detection") or {}).get("detection_rate")
+    return rate
 
 
 def _follows(followed: Mapping[str, Mapping[str, Any]]) -> Answer:
@@ -217,15 +233,18 @@ def _sureness(results: Mapping[str, Any], grid: CellGrid) -> Answer:
         return Answer(question, "unknown", "how many episodes there were was not recorded")
     n = min(counts)
     missed = clopper_pearson(0, n)[1]
-    few = missed > _FEW
+    splits = (results.get("dataset") or {}).get("splits") or {}
+    test, calibration = splits.get("test"), splits.get("calibration")
+    few = missed > _FEW or (calibration is not None and calibration < _FEW_CALIBRATED)
     told = "a first look, nothing to decide by: " if few else ""
-    test = ((results.get("dataset") or {}).get("splits") or {}).get("test", MISSING)
     detail = (
-        f"No crash in {n} leaves up to {percent(missed, 1)} possible; false alarms are counted on "
-        f"{test} held-out episodes. The intervals are about more episodes of these very models: "
-        "another seed trains others, whose returns may lie outside (run again with another seed=)."
+        f"No crash in {n} leaves up to {percent(missed, 1)} possible; false alarms are set by "
+        f"{calibration or MISSING} episodes and counted on {test or MISSING}. The intervals are "
+        "about more episodes of these very models: another seed trains others, whose returns may "
+        "lie outside (run again with another seed=)."
     )
-    answer = f"{told}{n} episodes a cell, one training seed"
+    calibrated = f", {calibration} to calibrate by" if calibration else ""
+    answer = f"{told}{n} episodes a cell{calibrated}, one training seed"
     return Answer(question, answer, detail, "bad" if few else "plain")
 
 
@@ -247,7 +266,8 @@ def _range(rates: Iterable[float | None], decimals: int) -> str:
 
 def _alarm_text(name: str, entry: Mapping[str, Any]) -> str:
     alarms, starts = (_counted(entry.get(key) or {}) for key in ("false_alarms", "start_states"))
-    return f"{shield_label(name)} {alarms}, at starts {starts}"
+    found = percent(_detected(entry), 1)
+    return f"{shield_label(name)} {alarms}, at starts {starts}, impossible {found}"
 
 
 def _promise_text(entry: Mapping[str, Any]) -> str:
@@ -260,18 +280,14 @@ def _promise_text(entry: Mapping[str, Any]) -> str:
     )
 
 
-def _exceeds(entry: Mapping[str, Any]) -> bool:
-    limit = _chance(entry)
-    return limit is not None and bool(entry["false_alarms"]["rate"] > limit)
+def _exceeds(entry: Mapping[str, Any], key: str) -> bool:
+    limit = _chance(entry, key)
+    return limit is not None and bool(entry[key]["rate"] > limit)
 
 
-def _chance(entry: Mapping[str, Any]) -> float | None:
+def _chance(entry: Mapping[str, Any], key: str = "false_alarms") -> float | None:
     """The rate that a kept promise exceeds once in 40 times; None for groups, which overlap."""
-    alarms, n, alpha = (
-        entry.get("false_alarms") or {},
-        entry.get("n_calibration"),
-        entry.get("alpha"),
-    )
+    alarms, n, alpha = entry.get(key) or {}, entry.get("n_calibration"), entry.get("alpha")
     groups = len((entry.get("calibration") or {}).get("thresholds") or ())
     if groups > 1 or not (n and alpha and alarms.get("n")):
         return None
@@ -289,7 +305,8 @@ def _cell_text(grid: CellGrid, shield: str, command: Command) -> str:
         return f"{command_label(command)} was not tried"
     mean, low, high = (cell.get(f"return_{end}") for end in ("mean", "low", "high"))
     decimals = decimals_for(cell.get("return_mean") for cell in grid)
-    returns = plus_minus(mean, low, high, decimals)
+    ends = " to ".join(number(end, decimals) for end in (low, high) if is_known(end))
+    returns = f"{number(mean, decimals)}{f' ({ends})' if ends else ''}"
     return f"{command_label(command)} returns {returns}{_crashed(cell)}"
 
 
@@ -309,7 +326,12 @@ def _tally(shield: ShieldVerdict, total: int) -> str:
 
 def _and_more(shield: ShieldVerdict) -> str:
     unsure = f", {len(shield.unsure)} perhaps by chance" if shield.unsure else ""
-    return f"{unsure}, but breaks {len(shield.broken)}" if shield.broken else unsure
+    harm = [
+        f"{verb} {len(commands)}"
+        for verb, commands in (("breaks", shield.broken), ("worsens", shield.worsened))
+        if commands
+    ]
+    return f"{unsure}, but {' and '.join(harm)}" if harm else unsure
 
 
 def _broken(shield: ShieldVerdict) -> str:

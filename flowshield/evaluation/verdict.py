@@ -34,6 +34,7 @@ class ShieldVerdict:
         unsure: Commands that failed and no longer do, which may be chance.
         unfixed: Commands that failed and still do, or were not tried with this shield.
         broken: Commands that fail only with this shield, beyond chance.
+        worsened: Commands that fail either way, and with it do worse beyond chance.
         mean_return: Mean over all its cells.
     """
 
@@ -42,12 +43,13 @@ class ShieldVerdict:
     unsure: tuple[Command, ...]
     unfixed: tuple[Command, ...]
     broken: tuple[Command, ...]
+    worsened: tuple[Command, ...]
     mean_return: float
 
     @property
     def tally(self) -> tuple[int, int, int]:
         """By which shields are told apart, the lowest first; more than that is chance."""
-        return -len(self.fixed), len(self.broken), -len(self.unsure)
+        return -len(self.fixed), len(self.broken) + len(self.worsened), -len(self.unsure)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def _judge_shield(
         unsure=tuple(c for c in mended if differs[c] <= 0),
         unfixed=tuple(c for c in failures if c not in mended),
         broken=tuple(c for c in row if c in still and c not in failures and differs[c] < 0),
+        worsened=tuple(c for c in failures if c in still and differs[c] < 0),
         mean_return=sum(float(cell["return_mean"]) for cell in row.values()) / len(row),
     )
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flowshield.data import TrajectoryDataset
 from flowshield.data.storage import dataset_exists
-from flowshield.errors import DataError, ShapeError, UsageError
+from flowshield.errors import ConfigError, DataError, ShapeError, UsageError
 from flowshield.evaluation import Answer, ask_shield, run_episode
 from flowshield.evaluation.cell_grid import Command
 from flowshield.filesystem import is_uri
@@ -50,8 +50,9 @@ def ask(run: TrainedRun, question: Question) -> tuple[dict[str, Any], Answer]:
 
     Returns:
         Where the answer comes from ("run", "shield", "chosen" (why that shield), "state", "outside"
-        (`outside_data`; None where the run's dataset is not on this disk) and, for an episode's
-        state, "seed", "step" and "follows") and the answer.
+        (`outside_data`; None where the run's dataset is not on this disk), "bound" (no policy gets
+        a higher return from the state; None where the environment knows none or is not there) and,
+        for an episode's state, "seed", "step" and "follows") and the answer.
 
     Raises:
         UsageError: The question cannot be asked of this run; the message says what can.
@@ -70,7 +71,8 @@ def ask(run: TrainedRun, question: Question) -> tuple[dict[str, Any], Answer]:
         answer = ask_shield(shield, state, question.command)
     except (DataError, ShapeError) as error:
         raise UsageError(str(error)) from error
-    return {**source, "state": state, "outside": _outside(run, state)}, answer
+    told = {"state": state, "outside": _outside(run, state), "bound": _bound(run, state)}
+    return {**source, **told}, answer
 
 
 def outside_data(states: ArrayLike, state: ArrayLike) -> list[dict[str, float]]:
@@ -91,6 +93,16 @@ def outside_data(states: ArrayLike, state: ArrayLike) -> list[dict[str, float]]:
         {"component": int(i), "value": float(row[i]), "low": float(low[i]), "high": float(high[i])}
         for i in np.flatnonzero((row < low) | (row > high))
     ]
+
+
+def _bound(run: TrainedRun, state: Sequence[float]) -> float | None:
+    try:
+        env = run.make_env()
+    except ConfigError:  # a state that is given needs no environment
+        return None
+    bound = env.return_bound(np.asarray([state], np.float32))
+    env.close()
+    return None if bound is None else float(bound[0])
 
 
 def _outside(run: TrainedRun, state: Sequence[float]) -> list[dict[str, float]] | None:

@@ -55,14 +55,15 @@ def test_first_screen_answers_the_seven_questions(page):
         "1500 episodes of lunarlander, expert",
         "epoch 14 of 25",
         "3 of 6 commands fail without a shield",
-        "(1000, 280) returns −132 ±4, 100% crash (97% to 100%)",
+        "(1000, 280) returns −132 (−135 to −127), 100% crash (97% to 100%)",
         "flow matching: 3 of 3",
         "set to 5%; realised: 5.3%; at starts of episodes: 6.1%",
+        "at starts of episodes: 6.1%; impossible commands flagged: 88.1%",
         "flow matching: followed in part; 5% crash",
         "rank correlation 0.93 [0.31, 0.54], 58% within ±17.5 of what was asked, 5% crash",
         "flow matching 8 of 150 (2.3% to 10.2%), at starts",
         "Promised of one step per episode; 225 calibration and 150 held-out episodes leave up to",
-        "123 episodes a cell, one training seed",
+        "123 episodes a cell, 225 to calibrate by, one training seed",
     ):
         assert said in screen
 

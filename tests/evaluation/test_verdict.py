@@ -115,6 +115,27 @@ def test_shields_that_only_a_mean_return_tells_apart_are_named_together():
     assert "c fixes 0 of 1" in fix.detail
 
 
+def test_a_failure_that_a_shield_makes_worse_is_harm():
+    cells = [cell("none", (200, 280), 280.0), cell("none", (10, 500), 180.0, 20)]
+    for shield, mean, crashes in (("bad", 90.0, 70), ("idle", 181.0, 20)):
+        cells += [cell(shield, (200, 280), 280.0, better=0.0)]
+        cells += [cell(shield, (10, 500), mean, crashes, better=mean - 180.0)]
+    found = verdict(*cells)
+    assert [shield.shield for shield in found.shields] == ["idle", "bad"]
+    assert found.shields[1].worsened == ((10, 500),) and found.shields[0].worsened == ()
+    fix = summarize({}, CellGrid.from_cells(cells))[3]
+    assert fix.answer == "none of them; some do harm"
+    assert "bad fixes 0 of 1, but worsens 1." in fix.detail
+
+
+def test_few_calibration_episodes_are_said_to_be():
+    grid = CellGrid.from_cells([cell("none", (200, 280), 280.0)])
+    for n, few in ((99, True), (100, False)):
+        sure = summarize({"dataset": {"splits": {"calibration": n}}}, grid)[-1]
+        assert f"100 episodes a cell, {n} to calibrate by" in sure.answer
+        assert ("nothing to decide by" in sure.answer) == few
+
+
 def test_few_episodes_are_said_to_be():
     for n, few in ((10, True), (35, True), (36, False), (100, False)):
         sure = summarize({}, CellGrid.from_cells([cell("none", (200, 280), 280.0, n=n)]))[-1]
@@ -124,15 +145,18 @@ def test_few_episodes_are_said_to_be():
 
 
 def test_a_rate_that_chance_does_not_explain_is_a_broken_promise():
-    def answer(count):
+    def answer(count, at_starts=0):
         entry = {"alpha": 0.05, "n_calibration": 300, "threshold": -9.0}
         entry["false_alarms"] = {"rate": count / 200, "count": count, "n": 200}
+        entry["start_states"] = {"rate": at_starts / 200, "count": at_starts, "n": 200}
         return summarize({"alpha": 0.05, "shields": {"mine": entry}}, CellGrid.from_cells([]))[4]
 
     kept, broken = answer(19), answer(20)
     assert "leave up to 9.5% to chance" in kept.detail
     assert kept.tone == "plain" and "More than that" not in kept.detail
     assert broken.tone == "bad" and "More than that: mine." in broken.detail
+    starts = answer(19, at_starts=20)  # of which nothing was promised
+    assert starts.tone == "plain" and "More than that at starts: mine." in starts.detail
 
 
 def test_an_untried_command_is_not_fixed():
