@@ -10,7 +10,17 @@ def one_thread():
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Two processes share the tests: a file stays whole, and all that share a Ray stay together."""
+    """Processes share the tests: a file stays whole, and all that share a Ray stay together.
+
+    Those with a Ray come first, for they take longest: at the end there are short ones to share.
+    """
     for item in items:
         group = "cluster" if "cluster" in item.fixturenames else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_place)
+
+
+def _place(item):
+    if "cluster" in item.fixturenames:
+        return 0
+    return 1 if item.get_closest_marker("ray") else 2

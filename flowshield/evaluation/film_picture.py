@@ -70,11 +70,12 @@ def _lines(episode: FilmedEpisode, step: int) -> list[tuple[str, str, tuple[int,
     supported = score >= limit
     relation = "≥" if supported else "<"
     name = SCORE_NAMES[episode.score_type]
+    when = "now" if step < episode.length else "at the last step"
     verdict, colour = ("supported", _GOOD) if supported else ("NOT supported", _BAD)
     return [
         ("asked", f"{command_words(episode.evaluated.command)}, at the start", _FAINT),
         ("step", f"{step}   return so far {number(episode.return_after(step), 1)}", _TEXT),
-        ("command", f"{command_words(asked)}, now", _TEXT),
+        ("command", f"{command_words(asked)}, {when}", _TEXT),
         ("verdict", f"{verdict}: {name} {number(score, 1)} {relation} {number(limit, 1)}", colour),
         ("agent", *_given(episode, now)),
     ]
