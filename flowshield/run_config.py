@@ -110,7 +110,8 @@ def _reconciled(
     free = ["ray."]
     if name == "run" and not folder.sweep.exists():  # whose trials are all judged alike
         free += ["evaluation.", "env.commands"]  # how a trained run is measured may change
-    for key in [key for key in said if key.startswith(tuple(free))]:
+    changed = [key for key in said if key.startswith(tuple(free))]
+    for key in [key for key in changed if not key.startswith("evaluation.explorer.")]:
         OmegaConf.update(saved, key, OmegaConf.select(given, key))  # one leaves the others
         said.remove(key)
     for key in ("run_dir", *_MACHINE_KEYS):  # where a run goes on may differ from where it began

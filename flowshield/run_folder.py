@@ -71,7 +71,7 @@ class RunFolder:
 
     def cell(self, shield: str, command: Sequence[float]) -> Path:
         """The finished evaluation cell of a shield and a command."""
-        return self.cells / f"{shield}_{command[0]:g}_{command[1]:g}.json"
+        return self.cells / f"{shield}_{command[0]:.17g}_{command[1]:.17g}.json"
 
     def followed_by(self, shield: str) -> Path:
         """The finished rollouts on the commands that a shield supports."""
@@ -144,12 +144,17 @@ class RunFolder:
         return any(path.exists() for path in made)
 
     def remember(self, command: str) -> list[str]:
-        """Keeps what the user typed, once; all that was typed for this folder, the first first."""
+        """Keeps what the user typed; all that was typed for this folder's work, the first first.
+
+        Where nothing was made yet the tries before were refused, and a command that is typed again
+        goes on with the same.
+        """
         kept = read_json(self.commands).get("typed") if self.commands.exists() else []
-        typed = list(map(str, kept)) if isinstance(kept, list) else []
-        if command not in typed:
-            write_json(self.commands, {"typed": [*typed, command]})
-        return [*dict.fromkeys([*typed, command])]
+        typed = list(map(str, kept)) if isinstance(kept, list) and self.holds_work() else []
+        if typed[-1:] != [command]:
+            typed.append(command)
+            write_json(self.commands, {"typed": typed})
+        return typed
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

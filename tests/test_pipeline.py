@@ -263,7 +263,7 @@ def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
     # how it was made: everything that was typed for it, the first first
     typed = results(folder)["command"].splitlines()
     assert typed[0].startswith("flowshield train ") and "evaluation.n_episodes=4" in typed[2]
-    assert len(typed) == 3
+    assert len(typed) == 4 and typed[1] == typed[3]  # what was last typed tells the last
 
 
 def test_a_key_that_is_typed_speaks_of_itself_only(tmp_path, capsys):

@@ -23,14 +23,14 @@ STATE = ["0.1", "1.2", "-1e-1", "-.4", "0", "2.5e-2", "0", "0"]
 
 
 def cell(shield, command, mean, better=None):
-    """A cell; `better` is how much the shield brings beyond chance, None = nothing is paired."""
-    paired = None if better is None else {"low": better - 1.0, "high": better + 1.0}
+    """A cell; with `better` the shield brings so much more in each of 20 episodes, else unknown."""
+    base = mean if shield == "none" else None if better is None else mean
     return {
         "shield": shield,
         "command": command,
         "return_mean": mean,
         "return_high": mean,
-        "vs_none": paired,
+        "returns": None if base is None else [base] * 20,
     }
 
 

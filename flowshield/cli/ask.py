@@ -92,6 +92,9 @@ def _source_lines(source: dict[str, Any]) -> list[tuple[str, str]]:
         follows = command_label(source["follows"])
         where = f"seed {source['seed']}, step {source['step']}, the agent follows {follows}"
         lines.append(("", f"({where} without a shield)"))
+    if source["outside"] is None:
+        unknown = "not known: the run's dataset is not on this disk, or cannot be read"
+        lines.append(("outside", unknown))
     for far in source["outside"] or ():
         span = f"{number(far['low'])} to {number(far['high'])}"
         lines.append(

@@ -66,11 +66,14 @@ def _needs_commands(overrides: "Sequence[str]") -> None:
     """Refuses to ask an environment of one's own what the config's own environment is asked."""
     import gymnasium
 
+    from flowshield.config import compose
     from flowshield.envs import list_envs
     from flowshield.groups import config_groups
 
     said = dict(override.partition("=")[::2] for override in overrides)
     name = said.get("env.name", "").strip("'\"")
+    if name == compose("run").env.name or ("run_dir" in said and _holds_config(said["run_dir"])):
+        return
     if said.keys() & {"env", "env.commands"} or name not in {*list_envs(), *gymnasium.registry}:
         return  # what is not known is told with the names that are near
     hint = f"; or did you mean env={name}?" if name in config_groups()["env"] else ""
@@ -78,6 +81,14 @@ def _needs_commands(overrides: "Sequence[str]") -> None:
         f"env.name={name} needs env.commands=[[H,R],...], what its agent shall be asked: those of "
         f"the config are another environment's{hint}"
     )
+
+
+def _holds_config(run_dir: str) -> bool:
+    """Whether a run is gone on with, which has commands of its own; unknown = it may be."""
+    from flowshield.filesystem import local_path
+
+    place = local_path(run_dir.strip("'\""))
+    return place is None or (place / "config.yaml").exists()
 
 
 def _run(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
@@ -101,6 +112,7 @@ def _train(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     from flowshield.filesystem import absolute
     from flowshield.pipeline import train
 
+    _needs_commands(parsed.overrides)
     with _prepared("train", parsed.overrides, reporter, typed) as (config, folder):
         train(config, folder, reporter)
         reporter.stage("train", f"the models are in {absolute(folder.models)}")

@@ -34,6 +34,7 @@ from flowshield.evaluation.statistics import (
     mcnemar_test,
     paired_difference,
     paired_t_test,
+    sign_flip_test,
     wilcoxon_test,
 )
 from flowshield.evaluation.summary import verdict_lines
@@ -95,6 +96,7 @@ __all__ = [
     "results_table",
     "run_episode",
     "shield_record",
+    "sign_flip_test",
     "supported_commands",
     "sweep_markdown_table",
     "sweep_score",

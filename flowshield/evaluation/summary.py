@@ -129,12 +129,21 @@ def _failure(verdict: Verdict | None, grid: CellGrid) -> Answer:
         f"cell without a shield ({number(best, 1)}) by more than {percent(SHORTFALL)} of that cell "
         f"({number(SHORTFALL * abs(best), 1)})."
     )
+    doubtful = [c for c in _crashing(grid, UNSHIELDED) if c not in verdict.failures]
+    doubts = "; ".join(_cell_text(grid, UNSHIELDED, command) for command in doubtful)
+    doubts = f" Not shown to fail, but above {percent(MAX_CRASH_RATE)}: {doubts}." if doubts else ""
     if not verdict.failures:
-        none = f"no: none of {verdict.n_commands} commands fails without a shield"
-        return Answer(question, none, rule, "good")
+        answer = f"none of {verdict.n_commands} commands is shown to fail without a shield"
+        return Answer(question, answer, f"{rule}{doubts}", "plain" if doubtful else "good")
     told = "; ".join(_cell_text(grid, UNSHIELDED, command) for command in verdict.failures)
     count = f"{len(verdict.failures)} of {verdict.n_commands} commands"
-    return Answer(question, f"yes: {count} fail without a shield", f"{told}. {rule}", "bad")
+    detail = f"{told}. {rule}{doubts}"
+    return Answer(question, f"yes: {count} fail without a shield", detail, "bad")
+
+
+def _crashing(grid: CellGrid, shield: str) -> list[Command]:
+    """The commands of which more crashed than may, whether chance explains it or not."""
+    return [c for c, cell in grid.row(shield) if (cell.get("crash_rate") or 0) > MAX_CRASH_RATE]
 
 
 def _fix(verdict: Verdict | None, grid: CellGrid) -> Answer:
@@ -150,7 +159,8 @@ def _fix(verdict: Verdict | None, grid: CellGrid) -> Answer:
     detail = (
         f"With {shield_label(first.shield)}: {told}. All: "
         f"{'; '.join(_tally(shield, total) for shield in verdict.shields)}. A fix or a break is "
-        "counted where the same starts with and without the shield differ beyond chance."
+        "counted where the same starts with and without the shield differ beyond chance, at 5% "
+        "each."
     )
     if not verdict.best:
         unsure = any(shield.unsure for shield in verdict.shields)
@@ -160,7 +170,8 @@ def _fix(verdict: Verdict | None, grid: CellGrid) -> Answer:
     names = _listed([shield_label(shield.shield) for shield in verdict.best])
     alike = " alike" if len(verdict.best) > 1 else ""
     answer = f"{names}{alike}: {len(first.fixed)} of {total}{_and_more(first)}"
-    good = not first.unfixed and not first.unsure and not first.broken and not first.worsened
+    crashing = {c for s in verdict.best for c in _crashing(grid, s.shield)}
+    good = len(first.fixed) == total and not first.broken and not crashing
     return Answer(question, answer, detail, "good" if good else "plain")
 
 
@@ -237,9 +248,12 @@ def _sureness(results: Mapping[str, Any], grid: CellGrid) -> Answer:
     test, calibration = splits.get("test"), splits.get("calibration")
     few = missed > _FEW or (calibration is not None and calibration < _FEW_CALIBRATED)
     told = "a first look, nothing to decide by: " if few else ""
+    crashes = ""
+    if any(is_known(cell.get("crash_rate")) for cell in grid):
+        crashes = f"No crash in {n} leaves up to {percent(missed, 1)} possible. "
     detail = (
-        f"No crash in {n} leaves up to {percent(missed, 1)} possible; false alarms are set by "
-        f"{calibration or MISSING} episodes and counted on {test or MISSING}. The intervals are "
+        f"{crashes}False alarms are set by {calibration or MISSING} episodes and counted on "
+        f"{test or MISSING}. The intervals are "
         "about more episodes of these very models: another seed trains others, whose returns may "
         "lie outside (run again with another seed=)."
     )

@@ -6,17 +6,23 @@ more: if even the lower end of the exact interval of its crashes is above 2%, or
 of its return's interval misses min(asked, reference) by more than 5% of |reference|. A shield
 *fixes* a command that fails without it and no longer fails with it, and *breaks* one where it is
 the other way round; in either case the same starts with and without it must differ beyond chance,
-in return (paired bootstrap interval) or in crashes (McNemar's exact test, at 5%).
+in mean return (sign-flip test) or in crashes (McNemar's exact test), each at 5% and by itself: of
+twenty comparisons in which nothing differs one is taken for a difference.
 """
 
 __all__ = ["MAX_CRASH_RATE", "SHORTFALL", "ShieldVerdict", "Verdict", "judge"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flowshield.evaluation.cell_grid import UNSHIELDED, CellGrid, Command
-from flowshield.evaluation.statistics import clopper_pearson, mcnemar_test
+from flowshield.evaluation.statistics import (
+    PairedTest,
+    clopper_pearson,
+    mcnemar_test,
+    sign_flip_test,
+)
 from flowshield.evaluation.wording import is_known
 
 MAX_CRASH_RATE = 0.02
@@ -48,8 +54,13 @@ class ShieldVerdict:
 
     @property
     def tally(self) -> tuple[int, int, int]:
-        """By which shields are told apart, the lowest first; more than that is chance."""
+        """By which shields are put in order, the lowest first."""
         return -len(self.fixed), len(self.broken) + len(self.worsened), -len(self.unsure)
+
+    @property
+    def effects(self) -> tuple[tuple[Command, ...], ...]:
+        """What it did to which commands: where that is the same, shields are alike."""
+        return self.fixed, self.unsure, self.broken, self.worsened
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ class Verdict:
     @property
     def best(self) -> tuple[ShieldVerdict, ...]:
         """The first and those that only a mean return tells from it; none if it fixes none."""
-        return tuple(s for s in self.shields if s.fixed and s.tally == self.shields[0].tally)
+        return tuple(s for s in self.shields if s.fixed and s.effects == self.shields[0].effects)
 
 
 def judge(grid: CellGrid) -> Verdict | None:
@@ -113,9 +124,8 @@ def _fails(cell: Mapping[str, Any], reference: float) -> bool:
     if _crashes_at_least(cell) > MAX_CRASH_RATE:
         return True
     high = cell.get("return_high")
-    best_case = high if is_known(high) else cell["return_mean"]
     goal = min(float(cell["command"][1]), reference)
-    return bool(best_case < goal - SHORTFALL * abs(reference))
+    return is_known(high) and bool(high < goal - SHORTFALL * abs(reference))
 
 
 def _crashes_at_least(cell: Mapping[str, Any]) -> float:
@@ -130,20 +140,19 @@ def _difference(cell: Mapping[str, Any], unshielded: Mapping[str, Any] | None) -
 
     A shield that brings more return and crashes more is worse.
     """
-    signs = (_crash_sign(cell, unshielded or {}), _return_sign(cell.get("vs_none") or {}))
+    pair = (cell, unshielded or {})
+    signs = (-_sign(mcnemar_test, "crashed", *pair), _sign(sign_flip_test, "returns", *pair))
     return -1 if -1 in signs else max(signs)
 
 
-def _return_sign(difference: Mapping[str, Any]) -> int:
-    low, high = difference.get("low"), difference.get("high")
-    if not (is_known(low) and is_known(high)):
+def _sign(
+    test: Callable[[Any, Any], PairedTest],
+    key: str,
+    cell: Mapping[str, Any],
+    unshielded: Mapping[str, Any],
+) -> int:
+    values, without = cell.get(key), unshielded.get(key)
+    if not values or not without:
         return 0
-    return int(low > 0) - int(high < 0)
-
-
-def _crash_sign(cell: Mapping[str, Any], unshielded: Mapping[str, Any]) -> int:
-    crashed, without = cell.get("crashed"), unshielded.get("crashed")
-    if not crashed or not without:
-        return 0
-    test = mcnemar_test(crashed, without)
-    return 0 if test.p_value >= _LEVEL else -1 if test.mean_difference > 0 else 1
+    found = test(values, without)
+    return 0 if found.p_value >= _LEVEL else 1 if found.mean_difference > 0 else -1

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flowshield.data import TrajectoryDataset
 from flowshield.data.storage import dataset_exists
-from flowshield.errors import ConfigError, DataError, ShapeError, UsageError
+from flowshield.errors import ConfigError, DataError, FlowshieldError, ShapeError, UsageError
 from flowshield.evaluation import Answer, ask_shield, run_episode
 from flowshield.evaluation.cell_grid import Command
 from flowshield.filesystem import is_uri
@@ -109,7 +109,11 @@ def _outside(run: TrainedRun, state: Sequence[float]) -> list[dict[str, float]] 
     path = dataset_path(run.config, run.folder)
     if is_uri(path) or not dataset_exists(path):
         return None
-    return outside_data(TrajectoryDataset(path).states, state)
+    try:
+        states = TrajectoryDataset(path).states
+    except FlowshieldError:  # the question is about the shield, which does not need it
+        return None
+    return outside_data(states, state) if states.shape[1] == len(state) else None
 
 
 def state_in_episode(run: TrainedRun, seed: int, step: int, follow: Command) -> NDArray[np.float32]:

@@ -38,10 +38,11 @@ from flowshield.training import Trainer, resolve_device
 if TYPE_CHECKING:
     from flowshield.distributed.evaluate import EvaluatorPool
 
-_SETTINGS = (
-    *("n_episodes", "deterministic", "n_states", "bound_margin"),
-    *("n_starts", "n_commands", "return_tolerance"),
-)
+_SETTINGS = {
+    "cell": ("n_episodes", "deterministic"),
+    "followed": ("n_starts", "n_commands", "return_tolerance", "deterministic"),
+    "shield": ("n_states", "bound_margin", "commands"),
+}
 
 
 def evaluate(
@@ -75,12 +76,13 @@ def evaluate(
     for name, shield in subjects.shields.items():
         reporter.stage("evaluate", f"{name}: {shield.calibration}")
     files = _Records(folder, subjects)
-    stale = bool(files.missing())  # then an explorer shows what was measured before
+    if files.missing():
+        folder.explorer.unlink(missing_ok=True)  # it shows what was measured before
     with folder.timed("evaluate"):
         measured = _measured(config, files, reporter, subjects)
     subjects = Evaluator(subjects).subjects  # lends the shields the environment's bound
     with folder.timed("explore"):
-        explorer = _explorer(config, folder, reporter, subjects, measured["cells"], stale)
+        explorer = _explorer(config, folder, reporter, subjects, measured["cells"])
     typed = "\n".join(folder.remember(command))
     results = gather_results(config, folder, typed, dataset, parts, measured)
     write_json(folder.results, results)
@@ -101,12 +103,11 @@ def _explorer(
     reporter: Reporter,
     subjects: Subjects,
     cells: list[dict[str, Any]],
-    stale: bool,
 ) -> str | None:
-    """Writes the command explorer unless one is up to date or none wanted; its name, if any."""
+    """Writes the command explorer unless it is there or not wanted; its name beside the report."""
     settings = ExplorerSettings(**config.evaluation.explorer)
     wanted = settings.n_episodes > 0 and len(subjects.shields) > 0
-    if wanted and (stale or not folder.explorer.exists()):
+    if wanted and not folder.explorer.exists():
         verdict = judge(CellGrid.from_cells(cells))
         shields, test = subjects.shields, subjects.test
         write_run_explorer(config, folder, shields, test, settings, reporter, verdict)
@@ -168,7 +169,10 @@ class _Records:
 
     def __init__(self, folder: RunFolder, subjects: Subjects) -> None:
         self.folder, self.shields, self.commands = folder, subjects.shields, subjects.commands
-        self.settings = {name: getattr(subjects, name) for name in _SETTINGS}
+        self.settings = {
+            kind: {name: _plain(getattr(subjects, name)) for name in names}
+            for kind, names in _SETTINGS.items()
+        }
 
     def path(self, measurement: Measurement) -> Path:
         kind, (name, *rest) = measurement
@@ -177,7 +181,7 @@ class _Records:
         return self.folder.followed_by(name) if kind == "followed" else self.folder.shield(name)
 
     def write(self, measurement: Measurement, record: dict[str, Any]) -> None:
-        write_json(self.path(measurement), {**record, "settings": self._settings(measurement)})
+        write_json(self.path(measurement), {**record, "settings": self.settings[measurement[0]]})
         self.folder.send()
 
     def missing(self) -> list[Measurement]:
@@ -210,15 +214,11 @@ class _Records:
             "followed": {name: self._record(("followed", (name,))) for name in self.shields},
         }
 
-    def _settings(self, measurement: Measurement) -> dict[str, Any]:
-        asked = list(map(list, self.commands)) if measurement[0] == "shield" else None
-        return {**self.settings, "commands": asked}
-
     def _on_file(self, measurement: Measurement) -> bool:
         path = self.path(measurement)
         if not path.exists():
             return False
-        return bool(read_json(path).get("settings") == self._settings(measurement))
+        return bool(read_json(path).get("settings") == self.settings[measurement[0]])
 
     def _cells(self, guard: str) -> list[Measurement]:
         return [("cell", (guard, command, None)) for command in self.commands]
@@ -233,6 +233,11 @@ class _Records:
         record: dict[str, Any] = read_json(self.path(measurement))
         del record["settings"]
         return record
+
+
+def _plain(value: Any) -> Any:
+    """As JSON reads it again."""
+    return [list(command) for command in value] if isinstance(value, list) else value
 
 
 def _evaluator(subjects: Subjects, num_workers: int) -> "Evaluator | EvaluatorPool":

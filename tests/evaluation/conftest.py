@@ -46,8 +46,8 @@ def _cell(shield, index):
         "flagged_at_start": 0.913 if shielded else None,
         "n_uncomputed": 300 if shielded else None,
         "commanded_minus_achieved": COMMANDS[index][1] - float(mean),
-        "returns": [float(mean)] * 3,
-        "crashed": [False] * 3,
+        "returns": [float(mean)] * 20,
+        "crashed": [False] * 20,
         "vs_none": {"mean": 61.0, "low": 52.0, "high": 73.0} if shielded else None,
     }
 

@@ -87,9 +87,7 @@ def test_episodes_and_moments_are_spread(episodes):
 def verdict(failures, *best):
     """One of shields so named, the best first."""
     judged = tuple(
-        ShieldVerdict(
-            shield=name, fixed=(), unsure=(), unfixed=failures, broken=(), mean_return=0.0
-        )
+        ShieldVerdict(name, (), (), unfixed=failures, broken=(), worsened=(), mean_return=0.0)
         for name in best
     )
     return Verdict(reference=9.0, failures=failures, n_commands=2, shields=judged)

@@ -12,6 +12,7 @@ from flowshield.evaluation.statistics import (
     mcnemar_test,
     paired_difference,
     paired_t_test,
+    sign_flip_test,
     wilcoxon_test,
 )
 
@@ -116,6 +117,29 @@ def test_wilcoxon_by_enumeration():
     assert found.p_value == pytest.approx(2 * 2 / 32)
 
 
+def test_signs_flipped_by_enumeration():
+    # of 2^4 ways four have a sum at least as far out as 4 + 3 + 2 - 1: all alike, and 1 turned
+    found = sign_flip_test([4.0, 3.0, 2.0, 0.0], [0.0, 0.0, 0.0, 1.0])
+    assert found.p_value == pytest.approx(4 / 16) and found.mean_difference == 2.0
+    assert sign_flip_test([1.0], [0.0]).p_value == 1.0  # one pair says nothing
+
+
+def test_a_draw_of_signs_comes_close_to_all_of_them():
+    a, b = normal(12, 1) + 0.6, normal(12, 2)
+    drawn = sign_flip_test(a, b, n_resamples=4_000).p_value
+    every = sign_flip_test(a, b).p_value
+    assert drawn == pytest.approx(every, abs=4 * (every / 4_000) ** 0.5)
+    assert sign_flip_test(np.full(30, 2.0), np.zeros(30), n_resamples=99).p_value == 0.01
+
+
+@pytest.mark.parametrize("n", [3, 10, 40])
+def test_signs_flipped_hold_their_level_for_few_and_skewed_pairs(n):
+    rng = np.random.default_rng(n)
+    skewed = rng.exponential(size=(400, 2, n)) ** 2  # treatment or not: the same law
+    rejections = sum(sign_flip_test(a, b, n_resamples=999).p_value < 0.1 for a, b in skewed)
+    assert clopper_pearson(rejections, 400, confidence=0.999)[0] < 0.1
+
+
 def test_mcnemar_by_enumeration():
     # 9 pairs differ, in 8 of them it happened in a: of 2^9 ways 1 + 9 lie as far out on each side
     a, b = [True] * 8 + [False] + [True, False] * 20, [False] * 8 + [True] + [True, False] * 20
@@ -139,7 +163,7 @@ def test_mcnemar_refuses_what_is_no_yes_or_no():
         mcnemar_test([True], [True, False])
 
 
-@pytest.mark.parametrize("test", [paired_t_test, wilcoxon_test])
+@pytest.mark.parametrize("test", [paired_t_test, wilcoxon_test, sign_flip_test])
 def test_tests_are_antisymmetric_and_find_a_difference(test):
     a, b = normal(60, 1) + 8, normal(60, 2)
     there, back = test(a, b), test(b, a)
@@ -148,14 +172,14 @@ def test_tests_are_antisymmetric_and_find_a_difference(test):
     assert there.mean_difference == pytest.approx(np.mean(a - b))
 
 
-@pytest.mark.parametrize("test", [paired_t_test, wilcoxon_test])
+@pytest.mark.parametrize("test", [paired_t_test, wilcoxon_test, sign_flip_test])
 def test_tests_hold_their_level(test):
     rejections = sum(test(normal(25, i), normal(25, 10_000 + i)).p_value < 0.1 for i in range(400))
     low, high = clopper_pearson(rejections, 400, confidence=0.999)
     assert low < 0.1 < high
 
 
-@pytest.mark.parametrize("test", [paired_t_test, wilcoxon_test, mcnemar_test])
+@pytest.mark.parametrize("test", [paired_t_test, wilcoxon_test, sign_flip_test, mcnemar_test])
 def test_equal_inputs_do_not_differ(test):
     values = normal(20) > 0 if test is mcnemar_test else normal(20)
     found = test(values, values)

@@ -3,8 +3,12 @@ from flowshield.evaluation.summary import summarize
 from flowshield.evaluation.verdict import judge
 
 
-def cell(shield, command, mean, crashes=0, half=2.0, n=100, better=None):
-    """A cell of n episodes, of which the first ones crash; `better` is the paired difference."""
+def cell(shield, command, mean, crashes=0, half=2.0, n=100):
+    """A cell of n episodes, of which the first ones crash; its returns scatter with a shield.
+
+    So a mean differs beyond chance from the one without a shield where it does by more than 4.
+    """
+    scatter = 0.0 if shield == "none" else 20.0
     return {
         "shield": shield,
         "command": command,
@@ -14,7 +18,7 @@ def cell(shield, command, mean, crashes=0, half=2.0, n=100, better=None):
         "return_high": mean + half,
         "crash_rate": None if crashes is None else crashes / n,
         "crashed": None if crashes is None else [k < crashes for k in range(n)],
-        "vs_none": None if better is None else {"low": better - half, "high": better + half},
+        "returns": [mean + scatter * (-1) ** k for k in range(n)],
     }
 
 
@@ -70,10 +74,10 @@ def test_a_shield_that_breaks_a_good_command_comes_after_one_that_does_not():
     found = verdict(
         cell("none", (200, 280), 280.0),
         cell("none", (10, 500), 0.0),
-        cell("bad", (200, 280), 10.0, better=-270.0),
-        cell("bad", (10, 500), 280.0, better=280.0),
-        cell("good", (200, 280), 270.0, better=-10.0),
-        cell("good", (10, 500), 270.0, better=270.0),
+        cell("bad", (200, 280), 10.0),
+        cell("bad", (10, 500), 280.0),
+        cell("good", (200, 280), 270.0),
+        cell("good", (10, 500), 270.0),
     )
     assert [shield.shield for shield in found.shields] == ["good", "bad"]
     assert found.shields[1].broken == ((200, 280),)
@@ -84,8 +88,8 @@ def test_what_may_be_chance_is_neither_fixed_nor_broken():
     found = verdict(
         cell("none", (200, 280), 280.0, 5),
         cell("none", (10, 500), 278.0, 6),
-        cell("quantile", (200, 280), 280.0, 6, better=0.0),
-        cell("quantile", (10, 500), 280.0, 5, better=1.0),
+        cell("quantile", (200, 280), 280.0, 6),
+        cell("quantile", (10, 500), 280.0, 5),
     )
     assert found.failures == ((10, 500),)
     (only,) = found.shields
@@ -97,8 +101,8 @@ def test_crashes_that_differ_beyond_chance_fix_and_break_whatever_the_returns():
     found = verdict(
         cell("none", (200, 280), 280.0, 0),
         cell("none", (10, 500), 280.0, 20),
-        cell("quantile", (200, 280), 280.0, 20, better=5.0),
-        cell("quantile", (10, 500), 280.0, 1, better=0.0),
+        cell("quantile", (200, 280), 280.0, 20),
+        cell("quantile", (10, 500), 280.0, 1),
     )
     (only,) = found.shields
     assert only.fixed == ((10, 500),) and only.broken == ((200, 280),)
@@ -107,8 +111,8 @@ def test_crashes_that_differ_beyond_chance_fix_and_break_whatever_the_returns():
 def test_shields_that_only_a_mean_return_tells_apart_are_named_together():
     cells = [cell("none", (200, 280), 280.0), cell("none", (10, 500), 0.0)]
     for shield, mean in (("a", 270.0), ("b", 279.0), ("c", 0.0)):
-        cells += [cell(shield, (200, 280), 280.0, better=0.0)]
-        cells += [cell(shield, (10, 500), mean, better=mean)]
+        cells += [cell(shield, (200, 280), 280.0)]
+        cells += [cell(shield, (10, 500), mean)]
     assert [shield.shield for shield in verdict(*cells).best] == ["b", "a"]
     fix = summarize({}, CellGrid.from_cells(cells))[3]
     assert fix.answer == "b and a alike: 1 of 1" and fix.tone == "good"
@@ -118,8 +122,8 @@ def test_shields_that_only_a_mean_return_tells_apart_are_named_together():
 def test_a_failure_that_a_shield_makes_worse_is_harm():
     cells = [cell("none", (200, 280), 280.0), cell("none", (10, 500), 180.0, 20)]
     for shield, mean, crashes in (("bad", 90.0, 70), ("idle", 181.0, 20)):
-        cells += [cell(shield, (200, 280), 280.0, better=0.0)]
-        cells += [cell(shield, (10, 500), mean, crashes, better=mean - 180.0)]
+        cells += [cell(shield, (200, 280), 280.0)]
+        cells += [cell(shield, (10, 500), mean, crashes)]
     found = verdict(*cells)
     assert [shield.shield for shield in found.shields] == ["idle", "bad"]
     assert found.shields[1].worsened == ((10, 500),) and found.shields[0].worsened == ()
@@ -134,6 +138,26 @@ def test_few_calibration_episodes_are_said_to_be():
         sure = summarize({"dataset": {"splits": {"calibration": n}}}, grid)[-1]
         assert f"100 episodes a cell, {n} to calibrate by" in sure.answer
         assert ("nothing to decide by" in sure.answer) == few
+
+
+def test_alike_is_who_fixes_and_breaks_the_same():
+    cells = [cell("none", (200, 280), 280.0)]
+    cells += [cell("none", command, 0.0) for command in ((10, 500), (50, 350))]
+    for shield, (first, second) in (("a", (280.0, 0.0)), ("b", (0.0, 279.0))):
+        cells += [cell(shield, (200, 280), 280.0), cell(shield, (10, 500), first)]
+        cells += [cell(shield, (50, 350), second)]
+    assert [shield.shield for shield in verdict(*cells).best] == ["a"]
+
+
+def test_crashes_that_chance_may_explain_are_told_and_are_not_green():
+    cells = [cell("none", (200, 280), 280.0, 5), cell("none", (10, 500), 0.0)]
+    failure = summarize({}, CellGrid.from_cells(cells[:1]))[2]
+    assert failure.answer == "none of 1 commands is shown to fail without a shield"
+    assert failure.tone == "plain"
+    assert "above 2%: (200, 280) returns 280 (278 to 282), 5% crash (2% to 11%)." in failure.detail
+    cells += [cell("q", (200, 280), 280.0), cell("q", (10, 500), 280.0, 5)]
+    fix = summarize({}, CellGrid.from_cells(cells))[3]
+    assert fix.answer == "q: 1 of 1" and fix.tone == "plain"
 
 
 def test_few_episodes_are_said_to_be():
