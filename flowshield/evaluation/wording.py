@@ -10,16 +10,18 @@ __all__ = [
     "command_words",
     "decimals_for",
     "is_known",
+    "listed",
     "number",
     "percent",
     "percent_interval",
+    "percent_range",
     "plus_minus",
     "shield_label",
     "steps_words",
 ]
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 MISSING = "–"
@@ -52,6 +54,19 @@ def percent_interval(low: float | None, high: float | None, decimals: int = 1) -
     if not (is_known(low) and is_known(high)):
         return MISSING
     return f"{percent(low, decimals)} to {percent(high, decimals)}"
+
+
+def percent_range(rates: Iterable[float | None], decimals: int = 1) -> str:
+    """The one share, or the lowest and the highest; a dash where none is known."""
+    known = [rate for rate in rates if is_known(rate)]
+    ends = dict.fromkeys(percent(f(known), decimals) for f in (min, max)) if known else [MISSING]
+    return " to ".join(ends)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as people list them: "a, b and c"."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def plus_minus(mean: float | None, low: float | None, high: float | None, decimals: int = 0) -> str:

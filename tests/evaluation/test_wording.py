@@ -2,7 +2,14 @@ import math
 
 import pytest
 
-from flowshield.evaluation.wording import decimals_for, number, percent, plus_minus
+from flowshield.evaluation.wording import (
+    decimals_for,
+    listed,
+    number,
+    percent,
+    percent_range,
+    plus_minus,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,3 +40,15 @@ def test_plus_minus_never_says_zero_for_a_width_that_is_not():
 )
 def test_decimals_leave_three_figures(values, decimals):
     assert decimals_for(values) == decimals
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [([0.05], "5.0%"), ([0.3, None, 0.1], "10.0% to 30.0%"), ([0.1, 0.1], "10.0%"), ([None], "–")],
+)
+def test_a_range_of_shares_names_its_ends_once(rates, said):
+    assert percent_range(rates) == said
+
+
+def test_names_are_listed_as_people_do():
+    assert [listed(list("abc")[:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
