@@ -111,7 +111,7 @@ def opened():
     """A page of a fresh browser, which ends with the block."""
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # the browser reads from descriptor 3 and writes to 4
         line = f'exec "$@" 3<&{to_read} 4>&{from_write}'
         process = subprocess.Popen(

@@ -24,7 +24,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from scipy.stats import binomtest, bootstrap  # type: ignore[attr-defined]  # its __all__ is computed
+from scipy.stats import binomtest, bootstrap, permutation_test  # type: ignore[attr-defined]  # its __all__ is computed
 
 from flowshield.errors import ConfigError, DataError, ShapeError
 
@@ -254,18 +254,18 @@ def sign_flip_test(
     """
     difference = _differences(a, b, minimum=1)
     mean = float(difference.mean())
-    if not difference.any():
-        return PairedTest(0.0, 1.0, mean, difference.size)
-    n = difference.size
-    if 2**n <= n_resamples:
-        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-        drawn = 0
-    else:
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n_resamples, n))
-        drawn = 1  # the data themselves are one of the ways
-    # what differs in the last bit only is as far out
-    far = np.abs(signs @ difference) >= abs(difference.sum()) * (1 - 1e-12)
-    return PairedTest(mean, (int(far.sum()) + drawn) / (len(signs) + drawn), mean, n)
+    if difference.size == 1 or not difference.any():  # one pair says nothing
+        return PairedTest(mean, 1.0, mean, difference.size)
+    result = permutation_test(
+        (difference,),
+        np.mean,
+        permutation_type="samples",  # of one sample: its signs
+        n_resamples=n_resamples,
+        batch=max(1, _MAX_RESAMPLED // difference.size),
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return PairedTest(mean, float(result.pvalue), mean, difference.size)
 
 
 def mcnemar_test(a: ArrayLike, b: ArrayLike) -> PairedTest:
