@@ -64,18 +64,20 @@ def _needs_run_dir(command: str, holding: str, overrides: "Sequence[str]") -> No
 
 def _needs_commands(overrides: "Sequence[str]") -> None:
     """Refuses to ask an environment of one's own what the config's own environment is asked."""
+    said = dict(override.partition("=")[::2] for override in overrides)
+    if "env.name" not in said or said.keys() & {"env", "env.commands"}:
+        return
     import gymnasium
 
     from flowshield.config import compose
     from flowshield.envs import list_envs
     from flowshield.groups import config_groups
 
-    said = dict(override.partition("=")[::2] for override in overrides)
-    name = said.get("env.name", "").strip("'\"")
+    name = said["env.name"].strip("'\"")
     if name == compose("run").env.name or ("run_dir" in said and _holds_config(said["run_dir"])):
         return
-    if said.keys() & {"env", "env.commands"} or name not in {*list_envs(), *gymnasium.registry}:
-        return  # what is not known is told with the names that are near
+    if name not in {*list_envs(), *gymnasium.registry}:
+        return  # it is told with the names that are near
     hint = f"; or did you mean env={name}?" if name in config_groups()["env"] else ""
     raise ConfigError(
         f"env.name={name} needs env.commands=[[H,R],...], what its agent shall be asked: those of "

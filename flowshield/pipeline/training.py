@@ -47,7 +47,7 @@ def _train(
         reporter.stage("train", f"for later: {said}")
     if config.shield:  # what would refuse the shields shall not wait for the agent
         trainer = Trainer(config)
-        trainer.check_calibration(trainer.split(dataset)["calibration"])
+        trainer.check_calibration(trainer.split(dataset)["calibration"].n_episodes)
     missing = []
     for name in ("agent", *config.shield):
         if folder.model(name).exists():

@@ -79,7 +79,7 @@ def tune(
         check_dataset(dataset, config)
         trainer = Trainer(config)
         parts = trainer.split(dataset)
-        trainer.check_calibration(parts["calibration"])
+        trainer.check_calibration(parts["calibration"].n_episodes)
         _announce(config, space, reporter)
         trials = _trials(config, space, folder, reporter, dataset)
     return _conclude(config, space, folder, reporter, command, trials, parts["test"])

@@ -142,7 +142,7 @@ class Trainer:
         settings = _plain(shield_settings(self.config, shield_type))
         learning_rate = settings.pop("learning_rate")
         parts = self.split(dataset)
-        self.check_calibration(parts["calibration"])
+        self.check_calibration(parts["calibration"].n_episodes)
         train = CommandPairs(self._tensors(parts["train"]))
         validation = CommandPairs(self._tensors(parts["validation"]))
         shield = self._seeded(
@@ -189,7 +189,7 @@ class Trainer:
         """
         if train_shield:  # what would refuse the shield shall not wait for the agent
             self._first_shield()
-            self.check_calibration(self.split(dataset)["calibration"])
+            self.check_calibration(self.split(dataset)["calibration"].n_episodes)
         trainings: list[Callable[[], Any]] = [
             lambda: self.train_udrl(dataset) if train_udrl else None,
             lambda: self.train_shield(dataset) if train_shield else None,
@@ -249,17 +249,17 @@ class Trainer:
         """
         parts = split_positions(n_episodes, dict(self.config.data.split), self.config.seed)
         if self.config.shield:
-            self._check_calibration(len(parts["calibration"]))
+            self.check_calibration(len(parts["calibration"]))
 
-    def check_calibration(self, episodes: TrajectoryDataset) -> None:
+    def check_calibration(self, n_episodes: int) -> None:
         """Refuses before an hour of training what calibration would refuse after it.
 
-        Raises:
-            DataError: Too few episodes for `calibration.alpha`.
-        """
-        self._check_calibration(episodes.n_episodes)
+        Args:
+            n_episodes: Calibration episodes.
 
-    def _check_calibration(self, n_episodes: int) -> None:
+        Raises:
+            DataError: So many are too few for `calibration.alpha`.
+        """
         alpha = self.config.calibration.alpha
         if n_episodes < episodes_needed(alpha):
             raise DataError(
