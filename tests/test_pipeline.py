@@ -276,11 +276,43 @@ def test_a_key_that_is_typed_speaks_of_itself_only(tmp_path, capsys):
         load_config([f"run_dir={folder}", "profile=full"])
 
 
+def test_how_large_the_explorer_is_is_no_setting_of_a_measurement(tmp_path):
+    folder = tmp_path / "x"
+    assert run("collect", folder, *HERE, "data.n_episodes=20") == 0
+    config, _ = load_config([f"run_dir={folder}", "evaluation.n_episodes=7"])
+    assert config.evaluation.n_episodes == 7 and config.evaluation.n_states == 60
+    with pytest.raises(ConfigError, match="evaluation.explorer.n_moments is"):
+        load_config([f"run_dir={folder}", "evaluation.explorer.n_moments=7"])
+    (folder / "sweep").mkdir()  # whose trials are all judged alike
+    with pytest.raises(ConfigError, match="evaluation.n_states is 60 there, 70 asked"):
+        load_config([f"run_dir={folder}", "evaluation.n_states=70"])
+
+
+def test_refused_commands_are_not_how_a_run_was_made(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.remember("first") == ["first"]
+    assert folder.remember("second") == ["second"]  # nothing was made by the first
+    folder.models.mkdir()
+    assert folder.remember("third") == folder.remember("third") == ["second", "third"]
+    assert folder.remember("second") == ["second", "third", "second"]
+    folder.commands.write_text('{"typed": 3}')  # a stranger's
+    assert folder.remember("fourth") == ["fourth"]
+
+
+def test_near_commands_have_cells_of_their_own(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.cell("none", (200.0, 280.0)).name == "none_200_280.json"
+    assert folder.cell("none", (1.0, 1234567.0)) != folder.cell("none", (1.0, 1234568.0))
+
+
 def test_an_environment_of_ones_own_is_not_asked_what_another_is(tmp_path, capsys):
     assert run("run", tmp_path / "x", "ray.num_workers=0", "env.name=Pendulum-v1") == 1
     assert "needs env.commands=[[H,R],...]" in capsys.readouterr().err
     assert run("run", tmp_path / "x", "ray.num_workers=0", "env.name=cartpole") == 1
     assert "did you mean env=cartpole?" in capsys.readouterr().err
+    few = ["ray.num_workers=0", "data.n_episodes=5"]  # refused after that
+    assert run("train", tmp_path / "y", *few, "env.name=lunarlander") == 1
+    assert "needs env.commands" not in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

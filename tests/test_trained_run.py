@@ -194,6 +194,30 @@ def test_a_command_that_is_provably_impossible_is_told_to_be(place, capsys):
         assert f"above {bound:.1f} from here" in line and ("IMPOSSIBLE" in line) == impossible
 
 
+def test_what_is_not_there_to_compare_with_keeps_no_question_from_its_answer(
+    place, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(place, run)
+    words = ["--state", *STATE, "--command", "200", "280"]
+    known = asked(capsys, run, *words)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("name: lunarlander", "name: not_here"))
+    for damage in (lambda path: path.write_bytes(b"no dataset"), Path.unlink):
+        damage(run / "dataset.npz")
+        answer = asked(capsys, run, *words)
+        assert answer["outside"] is answer["bound"] is None
+        assert answer["score"] == known["score"]
+    assert main(["ask", str(run), *words]) == 0
+    assert "outside       not known: the run's dataset is not" in capsys.readouterr().out
+    states = np.zeros((4, 3), np.float32)  # a dataset of something else
+    flags = np.array([False, False, False, True])
+    TrajectoryDataset.from_arrays(
+        states=states, actions=states, rewards=flags.astype(float), terminated=flags
+    ).save(run / "dataset.npz")
+    assert asked(capsys, run, *words)["outside"] is None
+
+
 def test_another_alpha_moves_the_threshold(place, capsys):
     words = ["--state", *STATE, "--command", "200", "280", "--shield", "mixture"]
     calibration = BaseShield.load(place / "models" / "mixture.pt").calibration

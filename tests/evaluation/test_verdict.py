@@ -160,6 +160,20 @@ def test_crashes_that_chance_may_explain_are_told_and_are_not_green():
     assert fix.answer == "q: 1 of 1" and fix.tone == "plain"
 
 
+def test_one_episode_shows_no_failure_and_no_crashes_are_told_where_there_are_none():
+    only = {**cell("none", (10, 500), -9.0, None, n=1), "return_high": float("nan")}
+    assert verdict(cell("none", (200, 280), 280.0), only).failures == ()
+    sure = summarize({}, CellGrid.from_cells([only]))[-1]
+    assert "crash" not in sure.detail and "nothing to decide by" in sure.answer
+
+
+def test_of_groups_together_chance_is_not_told():
+    entry = {"alpha": 0.05, "n_calibration": 300, "calibration": {"thresholds": [-9.0, -7.0]}}
+    entry["false_alarms"] = {"rate": 0.5, "count": 100, "n": 200}
+    found = summarize({"alpha": 0.05, "shields": {"mine": entry}}, CellGrid.from_cells([]))[4]
+    assert "to chance" not in found.detail and found.tone == "plain"
+
+
 def test_few_episodes_are_said_to_be():
     for n, few in ((10, True), (35, True), (36, False), (100, False)):
         sure = summarize({}, CellGrid.from_cells([cell("none", (200, 280), 280.0, n=n)]))[-1]
