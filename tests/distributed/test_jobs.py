@@ -1,7 +1,9 @@
 """The entry points, submitted to a head as their users do it."""
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -91,13 +93,19 @@ def head(tmp_path_factory):
 
 
 def free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Ports that nobody listens on, and that no process is given that asks for any.
+
+    Another Ray starts beside this one: it takes what the kernel gives it (32768 and above, as a
+    rule), and for its workers 10002 to 19999.
+    """
+    found = []
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == number:
+            return found
+    raise AssertionError(f"expected {number} free ports of a hundred, got {len(found)}")
 
 
 def without_this_checkout():
