@@ -1,0 +1,126 @@
+"""The scale of a column of numbers, and what follows from the scale of returns."""
+
+__all__ = ["ReturnScale", "round_step", "spread"]
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_PAIRS = 2**17  # differences that are looked at
+_NORMAL_MEDIAN = 0.9539  # median |x - y| of two standard normal numbers
+_ROWS = 2**16  # returns on which a grid is looked for
+_OFF_GRID = 1e-3  # of a grid step: what rounding in float32 explains
+_ON_GRID_SHARE = 0.99  # of the returns: a few glitches do not hide a grid
+_MOST_STEPS = 10_000  # of a grid between zero and the largest return: beyond, float32 has no digits
+_FEW_STEPS = 4.0  # of a grid in a spread: with fewer, each return is an outcome of its own
+_NOISE, _TOLERANCE, _STEP = 0.01, 0.001, 0.2  # shares of the spread
+
+
+def spread(values: ArrayLike) -> float:
+    """A deviation that neither ties nor rare values of another size change; 0 where all are equal.
+
+    The median of |x - y| over pairs of unequal values, divided by what it is for a standard normal
+    law: there it is the standard deviation. It is the idea of Rousseeuw & Croux (1993,
+    "Alternatives to the median absolute deviation", J. Am. Stat. Assoc. 88(424), eq. 3.1) at the
+    median, and without the pairs that tie: values that are nearly always 0 still have a scale. A
+    share of 29% of values of another size leaves it of the size that the others have.
+
+    Args:
+        values: Finite numbers [n].
+    """
+    x = np.asarray(values, dtype=np.float64).ravel()
+    if x.size < 2:
+        return 0.0
+    rng = np.random.default_rng(0)  # the same pairs for the same data
+    first, second = rng.integers(x.size, size=(2, _PAIRS))
+    differences = np.abs(x[first] - x[second])
+    differences = differences[differences > 0.0]
+    if not differences.size:
+        return float(x.std())  # a value that no pair met
+    return float(np.median(differences)) / _NORMAL_MEDIAN
+
+
+def round_step(value: float) -> float:
+    """1, 2 or 5 times a power of ten: the nearest in ratio to a value above 0."""
+    exponent = math.floor(math.log10(value))
+    steps = [float(f"{digit}e{exponent + up}") for up in (0, 1) for digit in (1, 2, 5)]
+    return min(steps, key=lambda step: abs(math.log(step / value)))
+
+
+@dataclass(frozen=True)
+class ReturnScale:
+    """The size of the differences between returns, and what is derived from it.
+
+    Attributes:
+        spread: See `spread`, raw reward; 1 where all returns are equal.
+        grid: The step of which all returns are multiples, raw reward, such as 1 for whole
+            numbers; None where there is none.
+    """
+
+    spread: float
+    grid: float | None
+
+    @classmethod
+    def of(cls, returns: ArrayLike) -> "ReturnScale":
+        """Measures raw returns [n], of every step of the data."""
+        values = np.asarray(returns, dtype=np.float64).ravel()
+        return cls(spread(values) or 1.0, _grid(values))
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise that makes returns continuous, raw reward.
+
+        The power of ten nearest to 1% of the spread. On a grid that is fine beside the spread it
+        is at least one step, so that a model need not learn a comb; on a coarse one, such as
+        returns of 0 or 1, every return stays an outcome of its own.
+        """
+        noise = _power_of_ten(_NOISE * self.spread)
+        if self.grid is not None and self.spread >= _FEW_STEPS * self.grid:
+            return max(noise, self.grid)
+        return noise
+
+    @property
+    def tolerance(self) -> float:
+        """How exact a searched return is, raw reward: a power of ten, near 0.1% of the spread."""
+        return _power_of_ten(_TOLERANCE * self.spread)
+
+    @property
+    def step(self) -> float:
+        """A difference that matters, raw reward: near a fifth of the spread, never below a grid."""
+        return max(round_step(_STEP * self.spread), self.grid or 0.0)
+
+    @property
+    def decimals(self) -> int:
+        """Decimals with which returns are written: to a hundredth of the spread, none needless."""
+        return max(0, -math.floor(math.log10(_power_of_ten(_NOISE * self.spread))))
+
+    def __str__(self) -> str:
+        """Says what the data's returns are like."""
+        kind = "no common step" if self.grid is None else f"multiples of {self.grid:g}"
+        return f"returns spread by {self.spread:.3g}, {kind}"
+
+
+def _power_of_ten(value: float) -> float:
+    return float(f"1e{round(math.log10(value))}")
+
+
+def _grid(values: NDArray[np.float64]) -> float | None:
+    """The largest step that nearly all returns are multiples of."""
+    taken = values[np.linspace(0, len(values) - 1, min(len(values), _ROWS)).astype(np.intp)]
+    low, high = np.quantile(taken, [0.005, 0.995]) if len(taken) else (0.0, 0.0)
+    distinct = np.unique(taken[(taken >= low) & (taken <= high)])
+    largest = float(np.abs(distinct).max(initial=0.0))
+    gaps = np.diff(distinct)
+    gaps = gaps[gaps > largest / _MOST_STEPS]
+    if not gaps.size:
+        return None
+    for part in range(1, 13):
+        step = float(f"{gaps.min() / part:.4g}")  # what float32 left of 0.1
+        if step < largest / _MOST_STEPS:
+            return None
+        steps = taken / step
+        if np.mean(np.abs(steps - np.round(steps)) <= _OFF_GRID) >= _ON_GRID_SHARE:
+            return step
+    return None

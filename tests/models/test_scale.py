@@ -1,0 +1,78 @@
+import math
+
+import numpy as np
+import pytest
+
+from flowshield.models.scale import ReturnScale, round_step, spread
+
+RNG = np.random.default_rng(3)
+NORMAL = RNG.standard_normal(20_000)
+
+
+def test_the_spread_of_a_normal_law_is_its_deviation():
+    assert spread(7.0 + 3.0 * NORMAL) == pytest.approx(3.0, rel=0.02)
+
+
+@pytest.mark.parametrize("share", [0.005, 0.05, 0.25])
+def test_rare_values_of_another_size_leave_the_spread_as_it_is(share):
+    mixed = np.where(RNG.random(len(NORMAL)) < share, -1e6, NORMAL)
+    assert 1.0 < spread(mixed) < 4.0
+
+
+def test_values_that_tie_do_not_hide_the_others():
+    sparse = np.where(RNG.random(len(NORMAL)) < 0.9, 0.0, 5.0 + NORMAL)
+    assert 4.0 < spread(sparse) < 6.0
+    assert spread([0.0] * 5000 + [1.0]) > 0.0
+    assert spread([2.0] * 50) == 0.0
+    assert spread([2.0]) == 0.0
+
+
+@pytest.mark.parametrize("decade", range(-6, 7))
+def test_a_change_of_the_unit_changes_every_derived_number_with_it(decade):
+    unit = float(f"1e{decade}")
+    for returns in (NORMAL, np.round(30 * NORMAL), RNG.random(4000) < 0.5):
+        one, other = ReturnScale.of(returns), ReturnScale.of(unit * np.asarray(returns, float))
+        for name in ("spread", "noise", "tolerance", "step"):
+            assert getattr(other, name) == pytest.approx(unit * getattr(one, name)), name
+        assert (other.grid is None) == (one.grid is None)
+
+
+@pytest.mark.parametrize(
+    ("returns", "grid"),
+    [
+        (np.arange(500), 1.0),
+        (np.arange(100) * np.float32(0.1), 0.1),
+        (RNG.integers(0, 2, 300), 1.0),
+        (RNG.integers(-3, 9, 300) * 0.25, 0.25),
+        (RNG.choice([0.0, 10.0, 25.0], 300), 5.0),
+        (RNG.choice([0.0, 100.0, -7.0], 300), 1.0),
+        (np.append(RNG.integers(0, 50, 3000), [1234567.891] * 9), 1.0),  # glitches
+        (NORMAL, None),
+        (1e6 + NORMAL, None),
+        (np.full(30, 4.0), None),
+        ([], None),
+    ],
+)
+def test_a_grid_is_recognised(returns, grid):
+    found = ReturnScale.of(returns).grid
+    assert found == (None if grid is None else pytest.approx(grid))
+
+
+def test_what_follows_from_the_returns_of_known_tasks():
+    # LunarLander's spread: the noise and the step that its figures were measured with
+    landings = ReturnScale(spread=110.0, grid=None)
+    assert (landings.noise, landings.tolerance, landings.step) == (1.0, 0.1, 20.0)
+    # success or not: neither outcome may reach the other, and half of one is no return
+    success = ReturnScale.of([0.0, 1.0] * 50)
+    assert success.noise == 0.01 and success.step == 1.0 and success.decimals == 2
+    # whole returns of many sizes are smoothed into each other
+    assert ReturnScale.of(np.arange(30)).noise == 1.0
+    # all returns alike: any scale will do, but there must be one
+    assert ReturnScale.of(np.full(9, 5.0)).noise == 0.01
+
+
+@pytest.mark.parametrize("value", [3e-7, 0.9, 1.0, 1.6, 3.3, 60.0, 8e5])
+def test_a_rounded_step_is_near_and_short(value):
+    step = round_step(value)
+    assert abs(math.log(step / value)) <= math.log(math.sqrt(2.5)) + 1e-9
+    assert f"{step:.0e}"[0] in "125" and float(f"{step:.0e}") == step
