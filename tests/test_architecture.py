@@ -15,8 +15,9 @@ PACKAGE = Path(flowshield.__file__).parent
 # "" is flowshield itself: its version
 CONFIG = {"errors", "schema", "groups", "config"}
 LEAVES = {
-    *CONFIG, "atomic", "filesystem", "limits", "lock", "plain_pickle", "progress", "scratch", ""
-}  # fmt: skip
+    *CONFIG,
+    *("atomic", "filesystem", "limits", "lock", "plain_pickle", "progress", "room", "scratch", ""),
+}
 BELOW_TRAINING = {"models", "data", "envs"}
 ALLOWED = {
     "": set(),
@@ -26,6 +27,7 @@ ALLOWED = {
     "limits": {"errors"},
     "plain_pickle": set(),
     "plugins": {"errors"},
+    "room": set(),
     "lock": {"atomic", "errors"},
     "scratch": {"lock", "errors"},
     "progress": {"errors"},

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowshield.data.behaviour import Behaviour, as_behaviour
+from flowshield.data.collection_size import check_room_for
 from flowshield.data.dataset import TrajectoryDataset
 from flowshield.data.episode import Episode
 from flowshield.data.group import draw_group
@@ -82,8 +84,9 @@ class DataCollector:
             The dataset, which `save` writes to a file.
 
         Raises:
-            ConfigError: An argument is out of its range, or the environment lacks a render_mode, a
-                step limit or the controller that the behaviour needs.
+            ConfigError: An argument is out of its range, the environment lacks a render_mode, a
+                step limit or the controller that the behaviour needs, or this machine has no room
+                for so many episodes.
             DataError: The environment or the policy gave NaN or infinite numbers.
             ShapeError: The policy gave an action of the wrong shape.
         """
@@ -93,6 +96,7 @@ class DataCollector:
                 "progress hears the episodes of num_workers=0: with rollout actors use "
                 "collect_shared(on_chunk=...), which hears their returns"
             )
+        self.check_room(n_episodes, seed=seed)
         if num_workers > 0:
             from flowshield.distributed.session import session
 
@@ -106,6 +110,29 @@ class DataCollector:
         metadata = describe_collection(self.env, self.behaviour, seed)
         self._dataset = TrajectoryDataset.from_episodes(episodes, metadata)
         return self._dataset
+
+    def check_room(
+        self, n_episodes: int, *, seed: int = 0, place: Path | None = None
+    ) -> str | None:
+        """Refuses a collection that this machine's memory or disk cannot hold.
+
+        Args:
+            n_episodes: As for `collect`.
+            seed: Likewise.
+            place: Where the dataset is to be written; None = nowhere.
+
+        Returns:
+            What to know where the step limit alone allows for more than fits; else None.
+
+        Raises:
+            ConfigError: It does not fit, or the environment has no step limit.
+            DataError, ShapeError: As for `collect`, where first episodes are played to be counted.
+        """
+
+        def play(n: int) -> list[Episode]:
+            return collect_episodes([self.env], self.behaviour, range(n), seed)
+
+        return check_room_for(self.env, n_episodes, play, place)
 
     def collect_shared(
         self,

@@ -2,7 +2,7 @@
 
 __all__ = ["Recording"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -78,7 +78,7 @@ class Recording:
             DataError: It names the episode and the step.
         """
         if not np.isfinite(actions).all():
-            self._fail("action", actions, rows, self._steps_of)
+            self._fail("action", actions, rows)
 
     def check_outcome(
         self,
@@ -100,10 +100,14 @@ class Recording:
             with np.errstate(over="ignore"):
                 narrow = rewards.astype(np.float32)  # commands are counted down in it
             if not np.isfinite(narrow).all():
-                self._fail("reward", narrow[:, None], rows, self._steps_of, rewards)
+                self._fail("reward", narrow[:, None], rows, shown=rewards)
         if not np.isfinite(states).all():
-            just = 0 if rewards is None else 1  # the step is not on record yet
-            self._fail("state", states, rows, lambda row: self._steps_of(row) + just)
+            # the step that led there is not on record yet
+            self._fail("state", states, rows, after=0 if rewards is None else 1)
+
+    def where(self, row: int, after: int = 0) -> str:
+        """Names the episode of a row and the step after those on record, for errors."""
+        return f"episode {self._indices[row]}, step {self._steps_of(row) + after}"
 
     def _episode(
         self,
@@ -133,7 +137,7 @@ class Recording:
         what: str,
         values: NDArray[Any],
         rows: NDArray[np.intp],
-        step_of: Callable[[int], int],
+        after: int = 0,
         shown: NDArray[Any] | None = None,
     ) -> NoReturn:
         place = int(np.argmin(np.isfinite(values).all(axis=1)))
@@ -141,6 +145,7 @@ class Recording:
         source = "policy" if what == "action" else f"environment {self._env_name!r}"
         value = (values if shown is None else shown)[place].tolist()
         raise DataError(
-            f"the {source} gave the {what} {value} in environment {self._env_name!r}, episode "
-            f"{self._indices[row]}, step {step_of(row)}; expected finite numbers: mend the {source}"
+            f"the {source} gave the {what} {value} in environment {self._env_name!r}, "
+            f"{self.where(row, after)}; expected finite numbers that float32 can hold: mend the "
+            f"{source}"
         )

@@ -1,6 +1,6 @@
 """The one function that lets policies act in environments."""
 
-__all__ = ["BatchPolicy", "rollout"]
+__all__ = ["BatchPolicy", "rollout", "step_limit"]
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from flowshield.data.episode import Episode
 from flowshield.data.recording import Recording
-from flowshield.envs import EnvWrapper
-from flowshield.errors import ConfigError, DataError, ShapeError
+from flowshield.envs import EnvWrapper, initial_state
+from flowshield.envs.outcomes import FLAG_TYPES, checked_outcome, other_api
+from flowshield.errors import ConfigError, ShapeError
 
 
 class BatchPolicy(Protocol):
@@ -65,19 +66,22 @@ def rollout(
             never ends.
         ShapeError: The environments differ in their sizes, or the policy's actions have another
             shape than [k, action_dim].
-        DataError: A state, reward or action is NaN or infinite, or a discrete action is none.
+        DataError: A state, reward or action is NaN or infinite, a discrete action is none, or an
+            environment is not of Gymnasium's API, or gives states of another shape than promised.
     """
     limits = _check(envs, seeds)
     recording = Recording(envs[0].name, range(len(seeds)) if indices is None else indices)
     # an entry for each episode that plays now, where `rows` says which
     rows, steps_left = np.arange(len(envs)), limits.copy()
-    states = np.stack([_reset(env, seed) for env, seed in zip(envs, seeds, strict=False)])
+    states = np.stack([initial_state(env, seed) for env, seed in zip(envs, seeds, strict=False)])
     recording.check_outcome(rows, states)
     policy.begin(_of_all(states, len(seeds)))
     while len(rows):
         actions = envs[0].as_actions(policy.act(states, rows), len(rows))
         recording.check_actions(rows, actions)
-        next_states, rewards, terminated, truncated = _step(envs, rows, actions, render)
+        # a copy: there are environments that write into the action they get
+        outcome = _step(envs, rows, actions.copy(), render, recording)
+        next_states, rewards, terminated, truncated = outcome
         recording.check_outcome(rows, next_states, rewards)
         policy.observe(rewards, rows)
         recording.add(rows, states, actions, rewards)
@@ -91,7 +95,7 @@ def rollout(
             rows, states, steps_left = rows[left], states[left], steps_left[left]
             for place in np.flatnonzero(ended[left]).tolist():
                 number = rows[place] % len(envs)
-                states[place] = _reset(envs[number], seeds[rows[place]])
+                states[place] = initial_state(envs[number], seeds[rows[place]])
                 steps_left[place] = limits[number]
             recording.check_outcome(rows, states)
     return recording.episodes()
@@ -113,27 +117,22 @@ def _check(envs: Sequence[EnvWrapper], seeds: Sequence[int]) -> NDArray[np.intp]
         raise ShapeError(
             f"expected environments of one kind, got (state_dim, action_dim) {sorted(sizes)}"
         )
-    return np.array([_step_limit(env) for env in envs])
+    return np.array([step_limit(env) for env in envs])
 
 
-def _step_limit(env: EnvWrapper) -> int:
+def step_limit(env: EnvWrapper) -> int:
+    """Steps after which an episode is cut off.
+
+    Raises:
+        ConfigError: Nothing cuts it off.
+    """
     if env.max_episode_steps is None:
         raise ConfigError(
             f"environment {env.name!r} has no step limit, so an episode might never end: pass "
-            "max_episode_steps to make_env, or wrap it in gymnasium.wrappers.TimeLimit"
+            "max_episode_steps to make_env (+env.kwargs.max_episode_steps=1000 on the command "
+            "line), or wrap it in gymnasium.wrappers.TimeLimit"
         )
     return env.max_episode_steps
-
-
-def _reset(env: EnvWrapper, seed: int) -> NDArray[np.float32]:
-    state, _ = env.reset(seed=seed)
-    values = np.asarray(state, dtype=np.float32)
-    if values.shape != (env.state_dim,):
-        raise DataError(
-            f"environment {env.name!r} gave a state of shape {list(values.shape)} at its reset; "
-            f"its observation space promises [{env.state_dim}]"
-        )
-    return values
 
 
 def _step(
@@ -141,15 +140,34 @@ def _step(
     rows: NDArray[np.intp],
     actions: NDArray[Any],
     render: bool,
+    recording: Recording,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    states = np.empty((len(rows), envs[0].state_dim), np.float32)
-    rewards = np.empty(len(rows), np.float64)
-    terminated, truncated = np.empty((2, len(rows)), np.bool_)
-    n_envs = len(envs)
-    for place, row in enumerate(rows.tolist()):
-        env = envs[row % n_envs]
-        state, reward, terminated[place], truncated[place], _ = env.step(actions[place])
-        states[place], rewards[place] = state, reward
-        if render:
-            env.render()
+    n_envs, n, size = len(envs), len(rows), envs[0].state_dim
+    states, rewards = np.empty((n, size), np.float32), np.empty(n, np.float64)
+    terminated, truncated = np.empty(n, np.bool_), np.empty(n, np.bool_)
+    shape = (size,)
+    stepped: tuple[Any, ...] | None = None
+    try:
+        for place, row in enumerate(rows.tolist()):
+            env, stepped = envs[row % n_envs], None
+            state, reward, ended, cut, _ = stepped = env.step(actions[place])
+            # numpy would fill the row with a state of another shape, and take anything for a flag;
+            # what nearly every environment gives is passed by a look at it
+            if (
+                type(state) is not np.ndarray
+                or state.shape != shape
+                or (ended is not False and type(ended) not in FLAG_TYPES)
+                or (cut is not False and type(cut) not in FLAG_TYPES)
+            ):
+                state, reward, ended, cut = checked_outcome(env, stepped, recording.where, row)
+            states[place], rewards[place] = state, reward
+            terminated[place], truncated[place] = ended, cut
+            if render:
+                env.render()
+    except (TypeError, ValueError) as error:
+        if stepped is not None:  # numpy took something for no number
+            checked_outcome(env, stepped, recording.where, row)
+        if refusal := other_api(env, error):
+            raise refusal from error
+        raise
     return states, rewards, terminated, truncated

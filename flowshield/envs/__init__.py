@@ -9,6 +9,7 @@ from flowshield.envs.highway import HighwayWrapper
 from flowshield.envs.hopper import HopperWrapper
 from flowshield.envs.known_answer import KnownAnswer
 from flowshield.envs.lunarlander import DiscreteLunarLanderWrapper, LunarLanderWrapper
+from flowshield.envs.outcomes import initial_state
 from flowshield.envs.pendulum import PendulumWrapper
 from flowshield.envs.registry import env_maker, get_env_info, list_envs, make_env, register_env
 from flowshield.envs.wrapper import EnvWrapper
@@ -31,6 +32,7 @@ __all__ = [
     "PendulumWrapper",
     "env_maker",
     "get_env_info",
+    "initial_state",
     "list_envs",
     "make_env",
     "register_env",

@@ -109,16 +109,20 @@ class DiscreteEnvWrapper(EnvWrapper):
         return {"n_actions": self.n_actions}
 
 
-def wrap_env(env: gym.Env[Any, Any] | str, *, name: str | None = None) -> EnvWrapper:
+def wrap_env(
+    env: gym.Env[Any, Any] | str, *, name: str | None = None, flatten_images: bool = False
+) -> EnvWrapper:
     """Wraps an environment by the kind of its actions.
 
     Args:
         env: A Gymnasium environment, or the id of one, with Box observations.
         name: What error messages and files call it; by default the Gymnasium id.
+        flatten_images: Whether to take pictures as observations; see `EnvWrapper`.
 
     Raises:
         ConfigError: Its observations or actions are of a kind that no wrapper takes.
     """
     made = make_gymnasium_env(env) if isinstance(env, str) else env
     discrete = isinstance(getattr(made, "action_space", None), gym.spaces.Discrete)
-    return (DiscreteEnvWrapper if discrete else ContinuousEnvWrapper)(made, name=name)
+    wrapper = DiscreteEnvWrapper if discrete else ContinuousEnvWrapper
+    return wrapper(made, name=name, flatten_images=flatten_images)

@@ -48,7 +48,8 @@ def make_env(name: str, **kwargs: Any) -> EnvWrapper:
         name: A registered name (see `list_envs`) or any Gymnasium id with Box observations and
             one-dimensional Box or discrete actions.
         **kwargs: Arguments of the registered wrapper or of `gymnasium.make`, such as render_mode
-            or max_episode_steps.
+            or max_episode_steps. With a Gymnasium id also flatten_images=True, which takes pictures
+            as rows of numbers.
 
     Raises:
         ConfigError: The name is unknown, an argument is not accepted, or the environment has
@@ -59,7 +60,10 @@ def make_env(name: str, **kwargs: Any) -> EnvWrapper:
         env = _call_wrapper(wrapper, name, kwargs)
         env.name = _ALIASES.get(name, name)
     else:
-        env = wrap_env(make_gymnasium_env(name, known=_WRAPPERS, **kwargs), name=name)
+        flatten = bool(kwargs.get("flatten_images", False))
+        given = {key: value for key, value in kwargs.items() if key != "flatten_images"}
+        made = make_gymnasium_env(name, known=_WRAPPERS, **given)
+        env = wrap_env(made, name=name, flatten_images=flatten)
     # by which it is made again, for a file's reader and in another process
     env.make_kwargs = kwargs
     return env

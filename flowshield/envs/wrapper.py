@@ -2,6 +2,7 @@
 
 __all__ = ["EnvWrapper"]
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -13,9 +14,13 @@ from numpy.typing import NDArray
 from flowshield.envs.known_answer import KnownAnswer
 from flowshield.envs.making import make_gymnasium_env
 from flowshield.errors import ConfigError, ShapeError
+from flowshield.room import MEMORY_COPIES, free_memory, in_words
 
 # Some environments write "no bound" as the largest float32 instead of infinity.
 _LARGEST_BOUND = 1e30
+
+_PICTURE_SIDE = 24
+_MOST_STEPS = 2**62  # what is more fits no counter, and is somebody's word for no limit
 
 
 class EnvWrapper(gym.Wrapper[Any, Any, Any, Any], ABC):
@@ -27,8 +32,10 @@ class EnvWrapper(gym.Wrapper[Any, Any, Any, Any], ABC):
 
     Args:
         env: A Gymnasium environment, or the id of one. Box observations with more than one
-            dimension are flattened.
+            dimension are flattened, unless they are pictures.
         name: What error messages and files call it; by default the Gymnasium id.
+        flatten_images: Whether to flatten pictures, too: a state is then as long as a picture has
+            numbers.
 
     Attributes:
         state_dim: Length of the state vector.
@@ -39,8 +46,8 @@ class EnvWrapper(gym.Wrapper[Any, Any, Any, Any], ABC):
         make_kwargs: The arguments that `make_env(name, ...)` needs to build this environment again.
 
     Raises:
-        ConfigError: The id is unknown, or observations or actions are of another kind than the
-            class takes.
+        ConfigError: The id is unknown, observations or actions are of another kind than the class
+            takes, or observations are pictures.
     """
 
     action_dim: int
@@ -50,7 +57,13 @@ class EnvWrapper(gym.Wrapper[Any, Any, Any, Any], ABC):
     # what an episode did that the environment ended, and not in a crash
     safe_end: ClassVar[str] = "ended"
 
-    def __init__(self, env: gym.Env[Any, Any] | str, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        env: gym.Env[Any, Any] | str,
+        *,
+        name: str | None = None,
+        flatten_images: bool = False,
+    ) -> None:
         made = make_gymnasium_env(env) if isinstance(env, str) else env
         if not isinstance(made, gym.Env):
             raise ConfigError(
@@ -58,9 +71,11 @@ class EnvWrapper(gym.Wrapper[Any, Any, Any, Any], ABC):
                 "old gym environments can be converted with the package shimmy"
             )
         label = name or (made.spec.id if made.spec else type(made.unwrapped).__name__)
-        super().__init__(_with_flat_observations(made, label))
+        super().__init__(_with_flat_observations(made, label, flatten_images))
         self.name: str = label
         self.make_kwargs: dict[str, Any] = dict(made.spec.kwargs) if made.spec else {}
+        if flatten_images:
+            self.make_kwargs["flatten_images"] = True
         self.max_episode_steps: int | None = _step_limit(made)
         observations = self.observation_space
         assert isinstance(observations, gym.spaces.Box)  # _with_flat_observations has seen to it
@@ -190,22 +205,53 @@ class EnvWrapper(gym.Wrapper[Any, Any, Any, Any], ABC):
         return values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float64)
 
 
-def _with_flat_observations(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
+def _with_flat_observations(
+    env: gym.Env[Any, Any], name: str, flatten_images: bool
+) -> gym.Env[Any, Any]:
     space = env.observation_space
     if not isinstance(space, gym.spaces.Box):
         raise ConfigError(
             f"environment {name!r} has observations {space}; supported are Box observations: "
             "wrap it, for example in gymnasium.wrappers.FlattenObservation"
         )
+    if _is_picture(space) and not flatten_images:
+        raise ConfigError(_picture_refused(space, name))
     return env if len(space.shape) == 1 else gym.wrappers.FlattenObservation(env)
+
+
+def _is_picture(space: gym.spaces.Box) -> bool:
+    """Whether observations are pictures: bytes in rows and columns, or many rows and columns."""
+    if space.dtype == np.uint8:
+        return len(space.shape) > 1
+    return sum(size >= _PICTURE_SIDE for size in space.shape) > 1
+
+
+def _picture_refused(space: gym.spaces.Box, name: str) -> str:
+    numbers, memory = math.prod(space.shape), free_memory()
+    step = 4 * numbers
+    return (
+        f"environment {name!r} has pictures as observations, {list(space.shape)} {space.dtype}: a "
+        f"state would be {numbers:,} numbers, {in_words(step)} a step, and the {in_words(memory)} "
+        f"of memory that are left hold {memory // (MEMORY_COPIES * step):,} steps. Make a few "
+        "hundred features of a picture: docs/guides/own_environment.md shows a wrapper. Or flatten "
+        "it all the same: flatten_images=True; on the command line +env.kwargs.flatten_images=true"
+    )
 
 
 def _step_limit(env: gym.Env[Any, Any]) -> int | None:
     # A TimeLimit around an unregistered environment shows in no spec, only in the wrapper.
-    if env.has_wrapper_attr("_max_episode_steps"):
-        return int(env.get_wrapper_attr("_max_episode_steps"))
-    limit = env.spec.max_episode_steps if env.spec else None
-    return limit if limit is not None and limit > 0 else None
+    own = "_max_episode_steps"
+    steps = _as_steps(env.get_wrapper_attr(own)) if env.has_wrapper_attr(own) else None
+    return _as_steps(env.spec.max_episode_steps) if steps is None and env.spec else steps
+
+
+def _as_steps(limit: Any) -> int | None:
+    """A number of steps; None where a value says that there is no limit, in whatever way."""
+    try:
+        steps = int(limit)
+    except (TypeError, ValueError, OverflowError):  # None, "none", NaN, infinity
+        return None
+    return steps if 0 < steps <= _MOST_STEPS and not isinstance(limit, bool) else None
 
 
 def _affine_bounds(space: gym.spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowshield.envs import EnvWrapper, make_env
+from flowshield.envs import EnvWrapper, initial_state, make_env
 from flowshield.errors import ConfigError
 from flowshield.evaluation.agent import EvaluatedEpisode, run_batch, start_seeds
 from flowshield.evaluation.supported import supported_commands
@@ -104,7 +104,7 @@ def _follow(
     n_commands: int,
     deterministic: bool,
 ) -> Followed:
-    states = np.stack([envs[0].reset(seed=seed)[0] for seed in seeds])
+    states = np.stack([initial_state(envs[0], seed) for seed in seeds])
     before = shield.n_uncomputed
     quantiles, commands = supported_commands(shield, states, n_commands)
     n_uncomputed = shield.n_uncomputed - before

@@ -5,7 +5,7 @@ __all__ = ["lend_return_bound"]
 import torch
 from torch import Tensor
 
-from flowshield.envs import EnvWrapper
+from flowshield.envs import EnvWrapper, initial_state
 from flowshield.errors import ConfigError
 from flowshield.models import BaseShield
 
@@ -25,7 +25,7 @@ def lend_return_bound(shield: BaseShield, env: EnvWrapper) -> None:
     Raises:
         ConfigError: The environment knows none.
     """
-    if env.return_bound(env.reset(seed=0)[0]) is None:
+    if env.return_bound(initial_state(env, 0)) is None:
         raise ConfigError(
             f"environment {env.name!r} knows no bound on its returns: use "
             "calibration.use_return_bound=false"

@@ -26,7 +26,7 @@ def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> Trajec
         folder: Likewise.
         reporter: Where progress goes.
     """
-    check_request(config, folder)
+    note = check_request(config, folder)
     path = dataset_path(config, folder)
     if dataset_exists(path):
         dataset = TrajectoryDataset(path)
@@ -34,33 +34,39 @@ def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> Trajec
         return dataset
     n_episodes = config.data.n_episodes
     reporter.stage("collect", f"{n_episodes} episodes of {config.env.name} with its behaviours")
-    env = make_env(config.env.name, **config.env.kwargs)
-    behaviour = OmegaConf.to_container(config.behaviour, resolve=True)
-    collector = DataCollector(env, behaviour=behaviour)  # type: ignore[arg-type]
+    if note:
+        reporter.stage("collect", note)
+    collector = _collector(config)
     with folder.timed("collect"), place(config), reporter.bar("episodes", n_episodes) as bar:
         dataset = _collected(config, collector, bar)
         dataset.save(path)
-    env.close()
+    collector.env.close()
     reporter.stage("collect", f"wrote {path}: {_describe(dataset)}")
     return dataset
 
 
-def check_request(config: DictConfig, folder: RunFolder) -> None:
+def check_request(config: DictConfig, folder: RunFolder) -> str | None:
     """Refuses what cannot be had, before Ray is started for it.
+
+    Returns:
+        What to know of a collection's size; see `DataCollector.check_room`.
 
     Raises:
         ConfigError: Of the device, the number of workers, the file of `data.path` or, where there
-            are no episodes yet, the environment.
+            are no episodes yet, the environment or the room for so many of them.
     """
     Trainer(config)
     path = dataset_path(config, folder)
     if dataset_exists(path):
-        return
+        return None
     if config.data.path is not None:
         raise ConfigError(
             f"data.path={path} does not exist: check the path, or give data.path=null to collect"
         )
-    make_env(config.env.name, **config.env.kwargs).close()
+    collector = _collector(config)
+    note = collector.check_room(config.data.n_episodes, seed=config.seed, place=folder.dataset)
+    collector.env.close()
+    return note
 
 
 def check_training_request(config: DictConfig, folder: RunFolder) -> None:
@@ -79,6 +85,12 @@ def dataset_path(config: DictConfig, folder: RunFolder) -> str | Path:
     """The file or folder that the run's dataset is in, or shall be."""
     path: str | Path = folder.dataset if config.data.path is None else config.data.path
     return path
+
+
+def _collector(config: DictConfig) -> DataCollector:
+    env = make_env(config.env.name, **config.env.kwargs)
+    behaviour = OmegaConf.to_container(config.behaviour, resolve=True)
+    return DataCollector(env, behaviour=behaviour)  # type: ignore[arg-type]
 
 
 def _collected(config: DictConfig, collector: DataCollector, bar: Bar) -> TrajectoryDataset:

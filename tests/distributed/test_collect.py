@@ -150,6 +150,25 @@ def test_an_environment_of_ones_own_and_its_error(cluster, monkeypatch):
         collect_shared(env, behaviour, 6, 0, num_workers=1, envs_per_worker=1)
 
 
+class OldStep(Sulking):
+    """An environment whose step is of the old API, whatever its reset is."""
+
+    def step(self, action):
+        state, reward, *_ = self.env.step(action)
+        return state, reward, False, {}
+
+
+def test_an_environment_of_another_api_is_told_as_without_ray(cluster, monkeypatch):
+    monkeypatch.setattr(registry, "_WRAPPERS", dict(registry._WRAPPERS))
+    register_env("old", OldStep)
+    said = []
+    for num_workers in (0, 1):
+        with pytest.raises(DataError, match="API: its step returned 4 values") as found:
+            DataCollector(make_env("old")).collect(2, num_workers=num_workers)
+        said.append(str(found.value))
+    assert said[0] == said[1]
+
+
 def test_what_cannot_be_made_again_is_refused(cluster):
     import gymnasium as gym
 
