@@ -1,5 +1,9 @@
+import os
+
 import pytest
 import torch
+
+os.environ.pop("MPLBACKEND", None)  # of a notebook, in whose terminal this was typed
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,21 +17,27 @@ from flowshield.evaluation import Evaluator, Measurement, Subjects
 class EvaluationWorker:
     """An evaluator in a process of its own.
 
-    Args:
-        subjects: A reference to what is evaluated, in a list: its owner keeps it for as long as
-            an actor may have to start again.
+    It is constructed with nothing: Ray warns of constructor arguments in the object store, which an
+    actor that starts again may no longer find.
     """
 
-    def __init__(self, subjects: list["ray.ObjectRef[Subjects]"]) -> None:
+    def __init__(self) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # an actor that asks for no GPU sees every one
         torch.set_num_threads(1)
-        self.subjects = subjects
         self.evaluator: Evaluator | None = None
 
-    def measure(self, measurement: Measurement) -> tuple[Measurement, dict[str, Any]]:
-        """One measurement and its record."""
+    def measure(
+        self, measurement: Measurement, subjects: list["ray.ObjectRef[Subjects]"]
+    ) -> tuple[Measurement, dict[str, Any]]:
+        """One measurement and its record.
+
+        Args:
+            measurement: What to measure.
+            subjects: A reference to what is evaluated, the same for every measurement; in a list,
+                so that it is read once an actor and not once a measurement.
+        """
         if self.evaluator is None:  # here, that what it raises comes out as itself
-            self.evaluator = Evaluator(ray.get(self.subjects[0]))
+            self.evaluator = Evaluator(ray.get(subjects[0]))
         return measurement, self.evaluator.measure(measurement)
 
 
@@ -48,7 +54,7 @@ class EvaluatorPool:
     def __init__(self, subjects: Subjects, num_workers: int) -> None:
         self._subjects = ray.put(subjects)
         actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(EvaluationWorker)
-        self._actors = [actor.remote([self._subjects]) for _ in range(num_workers)]
+        self._actors = [actor.remote() for _ in range(num_workers)]
 
     def measure_all(
         self, measurements: Iterable[Measurement]
@@ -56,7 +62,7 @@ class EvaluatorPool:
         """Makes all of these records; yields each with what was asked, as it gets done."""
 
         def begin(actor: Any, measurement: Measurement) -> tuple["ray.ObjectRef[Any]", None]:
-            return actor.measure.remote(measurement), None
+            return actor.measure.remote(measurement, [self._subjects]), None
 
         for _, done, _ in keep_busy(self._actors, measurements, begin, in_flight=1):
             with own_error():

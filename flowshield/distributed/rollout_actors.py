@@ -19,6 +19,8 @@ from flowshield.distributed.backup_tasks import keep_busy
 from flowshield.distributed.errors import own_error
 from flowshield.envs import EnvWrapper, env_maker
 
+MakeEnv = Callable[[], EnvWrapper]
+
 _IN_FLIGHT = 2  # chunks an actor: one to work on, one that waits
 
 
@@ -41,26 +43,38 @@ class ChunkStats(NamedTuple):
 class RolloutWorker:
     """Collects chunks of episodes in environments of its own.
 
+    References come with each task and not with the constructor: Ray warns of constructor arguments
+    in the object store, which an actor that starts again may no longer find.
+
     Args:
-        make: Makes one environment.
         n_envs: Environments stepped in lockstep.
     """
 
-    def __init__(self, make: Callable[[], EnvWrapper], n_envs: int) -> None:
+    def __init__(self, n_envs: int) -> None:
         # rollouts are the CPUs' work: an actor that asks for no GPU sees every one of them
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(1)
-        self.make, self.n_envs = make, n_envs
+        self.n_envs = n_envs
         self.envs: list[EnvWrapper] = []
         self.behaviour: Behaviour | None = None
 
-    def ready(self) -> None:
-        """Makes the environments: what they raise is a task's error, and comes out as itself."""
-        while len(self.envs) < self.n_envs:
-            self.envs.append(self.make())
+    def ready(self, make: list["ray.ObjectRef[MakeEnv]"]) -> None:
+        """Makes the environments: what they raise is a task's error, and comes out as itself.
+
+        Args:
+            make: A reference to what makes one environment, the same for every task; in a list, so
+                that it is read once an actor and not once a task.
+        """
+        if not self.envs:
+            made: MakeEnv = ray.get(make[0])
+            self.envs = [made() for _ in range(self.n_envs)]
 
     def collect(
-        self, indices: range, seed: int, behaviour: list["ray.ObjectRef[Behaviour]"]
+        self,
+        indices: range,
+        seed: int,
+        make: list["ray.ObjectRef[MakeEnv]"],
+        behaviour: list["ray.ObjectRef[Behaviour]"],
     ) -> tuple[pa.Table, ChunkStats]:
         """The episodes with these indices as one table, and its counts.
 
@@ -69,10 +83,10 @@ class RolloutWorker:
         Args:
             indices: Of the episodes.
             seed: Seed of the collection.
-            behaviour: A reference to what gives each episode its policy, the same for every chunk;
-                in a list, so that it is read once an actor and not once a chunk.
+            make: As for `ready`.
+            behaviour: In the same way, what gives each episode its policy.
         """
-        self.ready()
+        self.ready(make)
         if self.behaviour is None:
             self.behaviour = ray.get(behaviour[0])
         episodes = collect_episodes(self.envs, self.behaviour, indices, seed)
@@ -107,7 +121,7 @@ class RolloutActors:
         num_workers: int,
         envs_per_worker: int,
     ) -> None:
-        self._make = env_maker(env.name, env.make_kwargs)
+        self._make: ray.ObjectRef[MakeEnv] = ray.put(env_maker(env.name, env.make_kwargs))
         self._n_envs = envs_per_worker
         self._behaviour = ray.put(behaviour)
         self._actors = [self._start() for _ in range(num_workers)]
@@ -123,7 +137,7 @@ class RolloutActors:
     def wait(self) -> None:
         """Returns once every actor has its environments."""
         with own_error():
-            ray.get([actor.ready.remote() for actor in self._actors])
+            ray.get([actor.ready.remote([self._make]) for actor in self._actors])
 
     def collect(
         self,
@@ -166,11 +180,11 @@ class RolloutActors:
 
     def _start(self) -> Any:
         actor: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RolloutWorker)
-        return actor.remote(self._make, self._n_envs)
+        return actor.remote(self._n_envs)
 
     def _collect(
         self, actor: Any, chunk: range, seed: int
     ) -> tuple["ray.ObjectRef[pa.Table]", "ray.ObjectRef[ChunkStats]"]:
         task = actor.collect.options(num_returns=2)
-        block, counts = task.remote(chunk, seed, [self._behaviour])
+        block, counts = task.remote(chunk, seed, [self._make], [self._behaviour])
         return block, counts

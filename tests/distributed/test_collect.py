@@ -3,6 +3,7 @@ import signal
 import sys
 from contextlib import suppress
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import ray
@@ -167,6 +168,22 @@ def test_an_environment_of_another_api_is_told_as_without_ray(cluster, monkeypat
             DataCollector(make_env("old")).collect(2, num_workers=num_workers)
         said.append(str(found.value))
     assert said[0] == said[1]
+
+
+class Mapped(ContinuousEnvWrapper):
+    """A Pendulum with a map that is large enough for Ray to put it into the object store."""
+
+    def __init__(self, heights=()):
+        assert len(heights) == 0 or len(heights) == 100_000
+        super().__init__(gym.make("Pendulum-v1", max_episode_steps=5))
+
+
+def test_large_arguments_of_an_environment_give_ray_nothing_to_warn_of(cluster, monkeypatch, capfd):
+    monkeypatch.setattr(registry, "_WRAPPERS", dict(registry._WRAPPERS))
+    register_env("mapped", Mapped)
+    env = make_env("mapped", heights=np.zeros(100_000).tolist())
+    assert DataCollector(env).collect(2, seed=1, num_workers=1).n_episodes == 2
+    assert capfd.readouterr().err == ""
 
 
 def test_what_cannot_be_made_again_is_refused(cluster):

@@ -65,6 +65,16 @@ def test_an_evaluator_that_is_killed_measures_again(cluster, here):
     assert found == expected
 
 
+def test_evaluators_give_ray_nothing_to_warn_of(cluster, here, capfd):
+    asked = [("shield", ("quantile",))]
+    pool = EvaluatorPool(subjects(here), 2)
+    try:
+        assert len(list(pool.measure_all(asked))) == 1
+    finally:
+        pool.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_more_evaluators_than_cpus_leave_nothing_waiting(cluster, here):
     what = subjects(here)
     asked = [("cell", (UNSHIELDED, command, None)) for command in what.commands]

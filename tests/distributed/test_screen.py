@@ -1,0 +1,54 @@
+"""A user's screen while commands work on a Ray of their own: no line there that is not ours."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SMALL = [
+    "env=geometric_chain", "shield=[quantile]", "data.n_episodes=150", "n_epochs=1",
+    "shield_epochs=1", "evaluation.n_episodes=8", "evaluation.n_states=40",
+    "evaluation.followed.n_starts=2", "evaluation.explorer.n_episodes=0",
+]  # fmt: skip
+LONG = ["n_epochs=9999", "shield_epochs=9999", "early_stopping.patience=9999"]
+
+
+def start(*words):
+    """Types a command as a notebook's subprocess would have it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "flowshield", *words],
+        env={**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C goes to a group of processes, and not to this one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "tune"])
+def test_standard_error_stays_empty(command, tmp_path):
+    process = start(command, *SMALL, f"run_dir={tmp_path / 'here'}")
+    out, error = process.communicate(timeout=600)
+    assert (process.returncode, error) == (0, "")
+    named = {line.partition(" ")[0] for line in out.splitlines() if line and line[0] != " "}
+    expected = {"run": {"run", "collect", "train", "evaluate", "Mean", "Impossible", "false"}}
+    assert named <= expected.get(command, {"tune", "collect", "Trials"}), out
+
+
+def test_ctrl_c_leaves_one_line(tmp_path):
+    folder = tmp_path / "here"
+    process = start("train", *SMALL, *LONG, f"run_dir={folder}")
+    deadline = time.monotonic() + 500
+    begun = folder / "checkpoints" / "agent"
+    while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert error == f"flowshield: interrupted; to go on: flowshield train run_dir={folder}\n"
