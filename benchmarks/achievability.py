@@ -40,6 +40,7 @@ from protocol.settings import PARTS, Settings, full, quick
 from rich.console import Console
 
 from flowshield.errors import FlowshieldError
+from flowshield.paths import typed_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +92,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Does a shield know what can be asked for?")
-    parser.add_argument("--out", type=Path, required=True, help="folder of results; made")
+    parser.add_argument("--out", type=typed_path, required=True, help="folder of results; made")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs")
     parser.add_argument(
         "--parts", type=_words, default=PARTS, help="some of " + ",".join(PARTS) + "; all"

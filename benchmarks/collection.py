@@ -45,13 +45,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from collecting.contender import Contender, Measurement, interleave
 from rich.console import Console
 from rich.table import Table
 from rounds import median_and_range
+
+from flowshield.paths import typed_path
 
 POLICIES = ("random", "network")
 KINDS = ("bare", "sync", "async", "sb3", "rllib", "ours")
@@ -163,7 +164,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="does it run? no numbers to quote")
     parser.add_argument("--memory", action="store_true", help="watch the driver's memory instead")
     parser.add_argument("--transitions", type=int, default=1_000_000, help="of --memory")
-    parser.add_argument("--json", type=Path, help="where to write every round's speeds")
+    parser.add_argument("--json", type=typed_path, help="where to write every round's speeds")
     parsed = parser.parse_args(arguments)
     if parsed.quick:
         parsed.seconds, parsed.rounds, parsed.vector_envs = 0.1, 1, 2

@@ -23,7 +23,6 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from protocol import data
@@ -38,6 +37,7 @@ from rich.console import Console
 
 from flowshield.atomic import atomic_write
 from flowshield.machine import machine
+from flowshield.paths import typed_path
 
 _DATASET = "mixed"
 _SOLVED = ("flow_matching", "diffusion")
@@ -86,7 +86,7 @@ def _tasks(shields: Sequence[str], seeds: Sequence[int]) -> list[Task]:
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Which settings do the data ask for?")
-    parser.add_argument("--out", type=Path, required=True, help="folder of results; made")
+    parser.add_argument("--out", type=typed_path, required=True, help="folder of results; made")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs")
     parser.add_argument(
         "--shields", type=lambda text: text.split(","), default=list(VARIANTS), help="shield types"

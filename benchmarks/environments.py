@@ -23,6 +23,7 @@ from flowshield.cli import main as flowshield
 from flowshield.envs import make_env
 from flowshield.evaluation.statistics import ConfidenceInterval
 from flowshield.evaluation.wording import command_label, number, percent, plus_minus, shield_label
+from flowshield.paths import typed_path
 
 _ENVS = ("cartpole", "lunarlander_discrete", "pendulum", "hopper", "highway")
 _MARK = "<!-- below this line: benchmarks/environments.py -->"
@@ -233,8 +234,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--envs", nargs="+", default=list(_ENVS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[42])
     parser.add_argument("--profile", default="quick")
-    parser.add_argument("--out", type=Path, default=Path("runs/environments"))
-    parser.add_argument("--page", type=Path, default=_PAGE)
+    parser.add_argument("--out", type=typed_path, default=Path("runs/environments"))
+    parser.add_argument("--page", type=typed_path, default=_PAGE)
     parser.add_argument("--override", nargs="*", default=[], help="config overrides of every run")
     return parser.parse_args(arguments)
 

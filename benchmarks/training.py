@@ -34,7 +34,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -47,6 +46,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from flowshield.config import compose
 from flowshield.data import TrajectoryDataset, TransitionTensors
 from flowshield.models import UDRLAgent
+from flowshield.paths import typed_path
 from flowshield.training import FitSettings, fit, resolve_device
 
 STATE_DIM, ACTION_DIM, EPISODE_STEPS = 8, 2, 250  # LunarLander-v3's, an episode as it lands
@@ -281,7 +281,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--transitions", type=int, default=200_000)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--json", type=Path, help="where to write every round's speeds")
+    parser.add_argument("--json", type=typed_path, help="where to write every round's speeds")
     parsed = parser.parse_args(arguments)
     if not 1 <= min(parsed.batch_sizes) <= max(parsed.batch_sizes) <= parsed.transitions:
         parser.error("--batch-sizes: expected numbers from 1 to --transitions")

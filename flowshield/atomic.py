@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from flowshield.errors import WriteError
+from flowshield.paths import expanded
 
 _SUFFIX = ".part"
 
@@ -33,7 +34,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     Raises:
         WriteError: An OSError: the folder cannot be written to or vanished, or the disk is full.
     """
-    target = Path(path)
+    target = Path(expanded(path))
     with explained_write(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
@@ -79,7 +80,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         WriteError: An OSError: there is a file at `path`, the folder around it cannot be written
             to, or the disk is full; a folder that was at `path` is still there.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(expanded(path)))
     token = secrets.token_hex(4)
     new, old = (target.with_name(f".{target.name}.{token}.{age}") for age in ("new", "old"))
     with explained_write(target):

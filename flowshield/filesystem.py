@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from flowshield.errors import ConfigError
+from flowshield.paths import expanded
 
 
 def is_uri(place: str | os.PathLike[str]) -> bool:
@@ -18,7 +19,7 @@ def is_uri(place: str | os.PathLike[str]) -> bool:
 
 def absolute(place: str | os.PathLike[str]) -> str:
     """The place as it is called from everywhere: an address stays as it is."""
-    return os.fspath(place) if is_uri(place) else os.path.abspath(place)
+    return os.fspath(place) if is_uri(place) else os.path.abspath(expanded(place))
 
 
 def open_place(place: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
@@ -29,7 +30,7 @@ def open_place(place: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
         OSError: Its storage cannot be reached.
     """
     if not is_uri(place):
-        return fs.LocalFileSystem(), os.path.abspath(place)
+        return fs.LocalFileSystem(), absolute(place)
     try:
         system, path = fs.FileSystem.from_uri(os.fspath(place))
     except pa.ArrowInvalid as error:
@@ -47,7 +48,7 @@ def local_path(place: str | os.PathLike[str]) -> Path | None:
         ConfigError: It is an address that pyarrow does not understand.
     """
     if not is_uri(place):
-        return Path(place)
+        return Path(expanded(place))
     system, path = open_place(place)
     return Path(path) if isinstance(system, fs.LocalFileSystem) else None
 

@@ -34,7 +34,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flowshield.errors import ConfigError, unknown_name
-from flowshield.schema import FREE_KEYS, check_key, flatten
+from flowshield.overrides import opened
+from flowshield.schema import check_key, flatten
 
 _TURN: Final = threading.RLock()
 _USER_FILE: Final = "_user_config"
@@ -79,11 +80,11 @@ def compose_files(
     Raises:
         ConfigError: Hydra cannot compose it: no such key, option or file, or bad grammar.
     """
-    opened = [_opened(override) for override in overrides]
+    typed = [opened(override) for override in overrides]
     folder = config_dir()
     try:
         with _own_hydra(folder, user):
-            config = hydra.compose(name if user is None else _USER_FILE, opened)
+            config = hydra.compose(name if user is None else _USER_FILE, typed)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _translated(error, name) from error
     OmegaConf.set_struct(config, False)
@@ -163,16 +164,6 @@ def _swapped_hydra(folder: Path, user: DictConfig | None) -> Iterator[None]:
             yield
     finally:
         Singleton._instances = theirs
-
-
-def _opened(override: str) -> str:
-    """Lets `env.kwargs.gravity=-3` add the key: Hydra asks for `+` where a key is new."""
-    if override.lstrip("+~").startswith(("hydra.", "hydra/")):
-        raise ConfigError(
-            f"override {override!r}: Hydra's own settings do nothing here; "
-            "give run_dir=PATH for where a run goes"
-        )
-    return f"++{override}" if override.startswith(FREE_KEYS) else override
 
 
 def _translated(error: Exception, name: str) -> ConfigError:

@@ -73,7 +73,7 @@ class Reporter:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False, soft_wrap=True, emoji=False)
         self.named: Callable[[str], str] = str  # how what is printed calls the run's folder
         self.run_dir: str | None = None  # that folder, once there is one
         # a table cut off at 80 columns in a log file says nothing

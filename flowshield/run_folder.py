@@ -12,6 +12,7 @@ from flowshield.filesystem import is_uri, local_path
 from flowshield.json_files import read_json, write_json
 from flowshield.lock import FolderLock
 from flowshield.mirror import Mirror
+from flowshield.paths import expanded
 from flowshield.scratch import clear_scratch
 
 # what a start takes over from an earlier one
@@ -44,10 +45,10 @@ class RunFolder:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.place = str(place).rstrip("/")
+        self.place = expanded(place).rstrip("/") or "/"
         self._mirror = Mirror(self.place) if is_uri(place) else None
         self._lock: FolderLock | None = None
-        self.path = path = Path(place) if self._mirror is None else self._mirror.path
+        self.path = path = Path(self.place) if self._mirror is None else self._mirror.path
         self.config = path / "config.yaml"
         self.dataset = path / "dataset.npz"
         self.checkpoints = path / "checkpoints"

@@ -7,27 +7,36 @@ below add what YAML cannot say. Keys are dotted and may hold wildcards (`shield.
 __all__ = [
     "CHOICES",
     "FREE_KEYS",
+    "PATH_KEYS",
     "RANGES",
     "check_commands",
     "check_key",
     "check_shares",
     "checked_value",
     "flatten",
+    "several_values",
 ]
 
 import difflib
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple, TypeVar
 
 from flowshield.errors import ConfigError, unknown_name
+from flowshield.paths import expanded
+from flowshield.shell import command_line
 
 Row = TypeVar("Row")
 
 FREE_KEYS: Final = ("env.kwargs", "env.commands", "behaviour.components", "tune.space")
 """Lists and mappings whose content belongs to the user and is not checked here."""
+
+PATH_KEYS: Final = ("run_dir", "data.path", "log_dir")
+"""Paths or addresses: taken as they are typed, with `~` for the home folder."""
+
+_LISTS: Final = ("shield", "ray.num_workers", *FREE_KEYS)  # may be given several values
 
 # Where the packaged default does not tell the type: (type, may be null).
 _TYPES: Final[dict[str, tuple[type, bool]]] = {
@@ -210,14 +219,46 @@ def checked_value(key: str, value: Any, default: Any) -> Any:
     if value is None and nullable:
         return None
     value = _converted(value, kind)
+    if isinstance(value, list) and kind is not list:
+        raise several_values(key, _shown(value), list(map(str, value)))
     if type(value) is not kind:
         expected = _WORDS[kind] + (" or null" if nullable else "")
         raise ConfigError(f"config key {key!r}: expected {expected}, got {_shown(value)}")
+    if key in PATH_KEYS:
+        return _path(key, str(value))
     _check_range(key, value)
     choices = _lookup(CHOICES, key)
     if choices is not None and value not in choices:
         raise unknown_name(f"value of config key {key!r}:", value, choices)
     return value
+
+
+def _path(key: str, value: str) -> str:
+    try:
+        return expanded(value)
+    except ConfigError as error:
+        raise ConfigError(f"config key {key!r}: {error}") from error
+
+
+def several_values(key: str, got: str, values: Sequence[str]) -> ConfigError:
+    """What to say where one key is given several values.
+
+    Args:
+        key: Its dotted key, or the name of a group.
+        got: What was given, as it was typed.
+        values: Each of them; none where they are not known.
+    """
+    if key in _LISTS or key.startswith(tuple(f"{free}." for free in FREE_KEYS)):
+        listed = command_line(f"{key}=[{','.join(values) or '...'}]")
+        return ConfigError(
+            f"config key {key!r}: expected one value or a list, got {got}: a list stands in "
+            f"brackets and in quotes, {listed}"
+        )
+    loop = f"for value in {command_line(*values)}; do flowshield run {key}=$value; done"
+    return ConfigError(
+        f"config key {key!r}: expected one value, got several, {got}: a run has one"
+        + (f", and this makes a run of each: {loop}" if values else "")
+    )
 
 
 def _worker_range(value: Any) -> Any:

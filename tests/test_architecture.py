@@ -13,18 +13,19 @@ PACKAGE = Path(flowshield.__file__).parent
 
 # Who may import whom, by the first name below flowshield. Leaves are open to everyone above them.
 # "" is flowshield itself: its version
-CONFIG = {"errors", "schema", "groups", "config"}
+CONFIG = {"errors", "schema", "overrides", "groups", "config"}
 LEAVES = {
     *CONFIG,
-    *("atomic", "filesystem", "limits", "lock", "plain_pickle", "progress", "room", "scratch", ""),
+    *("atomic", "filesystem", "limits", "lock", "paths", "plain_pickle", "progress", "room"),
+    *("scratch", "shell", ""),
 }
 BELOW_TRAINING = {"models", "data", "envs"}
 ALLOWED = {
     "": {"matplotlib_backend"},
     "errors": set(),
     "matplotlib_backend": set(),
-    "atomic": {"errors"},
-    "filesystem": {"errors"},
+    "atomic": {"errors", "paths"},
+    "filesystem": {"errors", "paths"},
     "limits": {"errors"},
     "plain_pickle": set(),
     "plugins": {"errors"},
@@ -32,13 +33,16 @@ ALLOWED = {
     "lock": {"atomic", "errors"},
     "scratch": {"lock", "errors"},
     "progress": {"errors"},
-    "schema": {"errors"},
-    "groups": {"errors", "schema"},
+    "overrides": {"errors", "schema", "shell"},
+    "paths": {"errors"},
+    "schema": {"errors", "paths", "shell"},
+    "shell": set(),
+    "groups": {"errors", "overrides", "schema"},
     "config": {"errors", "schema", "groups"},
     "search_space": CONFIG,
     "envs": LEAVES,
     "data": LEAVES | {"envs"},
-    "models": LEAVES - {"config", "groups", "schema"},
+    "models": LEAVES - {"config", "groups", "overrides", "schema"},
     "training": LEAVES | BELOW_TRAINING,
     "evaluation": LEAVES | BELOW_TRAINING,
     "distributed": LEAVES | BELOW_TRAINING | {"training", "evaluation", "search_space"},

@@ -307,12 +307,12 @@ def test_near_commands_have_cells_of_their_own(tmp_path):
 
 def test_an_environment_of_ones_own_is_not_asked_what_another_is(tmp_path, capsys):
     assert run("run", tmp_path / "x", "ray.num_workers=0", "env.name=Pendulum-v1") == 1
-    assert "needs env.commands=[[H,R],...]" in capsys.readouterr().err
+    assert "needs 'env.commands=[[H,R],...]'" in capsys.readouterr().err
     assert run("run", tmp_path / "x", "ray.num_workers=0", "env.name=cartpole") == 1
     assert "did you mean env=cartpole?" in capsys.readouterr().err
     few = ["ray.num_workers=0", "data.n_episodes=5"]  # refused after that
     assert run("train", tmp_path / "y", *few, "env.name=lunarlander") == 1
-    assert "needs env.commands" not in capsys.readouterr().err
+    assert "needs 'env.commands" not in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

@@ -282,9 +282,11 @@ def test_every_block_of_the_guide_runs(place, capsys, monkeypatch):
     assert asked(capsys, "runs/mine", *words).keys() == set(re.findall(r"`(\w+)`", documented))
 
 
-def test_a_film_of_a_run_is_its_agents_with_its_best_shield(place, capsys, tmp_path):
-    out = tmp_path / "new" / "film.gif"
-    assert main(["film", str(place), "command=[1000,280]", "seed=3", f"out={out}"]) == 0
+def test_a_film_of_a_run_is_its_agents_with_its_best_shield(place, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = tmp_path / "lr=0.1, [ä]" / "film.gif"
+    words = ["command=[1000,280]", "seed=3", "out=~/lr=0.1, [ä]/film.gif"]
+    assert main(["film", str(place), *words]) == 0
     which, *told = capsys.readouterr().out.splitlines()
     assert which.endswith("shield mixture (the run's best: fixes 1 of 1 failures)")
     agent = UDRLAgent.load(place / "models" / "agent.pt")

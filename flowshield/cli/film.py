@@ -22,7 +22,7 @@ score against the threshold, what the agent is given in its place, the return so
 end, how it ended.
 
 settings:
-  command=[H,R]      horizon in steps and return in raw reward; must be given
+  'command=[H,R]'    horizon in steps and return in raw reward; must be given
   seed=0             of the environment's reset
   shield=NAME        default: the best by the run's verdict, or its only one
   out=film.gif       or film.mp4, which needs the extra film; default: film.gif in the run folder
@@ -68,34 +68,42 @@ def _settings(given: "Sequence[str]") -> "FilmSettings":
 
     known = [field.name for field in fields(FilmSettings)]
     for word in given:
-        key, equals, _ = word.partition("=")
+        key, _, value = word.partition("=")
         if key not in known:
             raise UsageError(str(unknown_name("film setting", key, known)))
-        if not equals:
-            raise UsageError(f"expected {key}=VALUE, got {word!r}")
+        if not value.strip():
+            raise UsageError(
+                f"expected {key}=VALUE, got {word!r}: is the shell variable in it set?"
+            )
+    out = next((_text(word) for word in reversed(given) if word.startswith("out=")), None)
+    others = [word for word in given if not word.startswith("out=")]
     try:
-        values = OmegaConf.to_container(OmegaConf.from_dotlist(list(given)))
+        values = OmegaConf.to_container(OmegaConf.from_dotlist(others))
         assert isinstance(values, dict)
         horizon, target = values["command"]
         command = float(horizon), float(target)
         seed, max_mb = values.get("seed", 0), float(values.get("max_mb", 10))
     except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
         raise UsageError(
-            "expected command=[H,R] with two numbers, seed= and max_mb= with one, such as "
-            f"command=[1000,280] seed=3; got {' '.join(given) or 'nothing'}"
+            "expected 'command=[H,R]' with two numbers, seed= and max_mb= with one, such as "
+            f"'command=[1000,280]' seed=3; got {' '.join(given) or 'nothing'}"
         ) from error
-    shield, out = (
-        None if values.get(key) is None else str(values[key]) for key in ("shield", "out")
-    )
+    shield = None if values.get("shield") is None else str(values["shield"])
     return FilmSettings(command, seed=seed, shield=shield, out=out, max_mb=max_mb)
+
+
+def _text(word: str) -> str:
+    """A path as it stands after the `=`, unless it is quoted as in YAML."""
+    value = word.partition("=")[2]
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] in "\"'" else value
 
 
 FILM = Command(
     "film",
     "film a command side by side without and with a run's shield, as GIF or MP4",
     """\
-  flowshield film runs/mine command=[1000,280]
-  flowshield film runs/mine command=[1000,280] seed=7 shield=quantile out=quantile.mp4""",
+  flowshield film runs/mine 'command=[1000,280]'
+  flowshield film runs/mine 'command=[1000,280]' seed=7 shield=quantile out=quantile.mp4""",
     _film,
     _add_arguments,
 )

@@ -4,7 +4,6 @@ __all__ = ["main", "make_parser"]
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from flowshield.cli.command import Command
 from flowshield.errors import ConfigError, FlowshieldError, UsageError
 from flowshield.plugins import import_plugins
 from flowshield.progress import Reporter
+from flowshield.shell import command_line
 
 _COMMANDS = (
     stages.RUN,
@@ -75,7 +75,7 @@ def _run(typed: Sequence[str]) -> int:
         _check_text(typed)
         if broken is not None:
             raise broken
-        parsed.run(parsed, reporter, "flowshield " + shlex.join(typed))
+        parsed.run(parsed, reporter, command_line("flowshield", *typed))
     except (FlowshieldError, OSError) as error:
         if parsed.debug:
             raise
@@ -108,9 +108,19 @@ def _check_text(typed: Sequence[str]) -> None:
 def _how_to_go_on(parsed: argparse.Namespace, reporter: Reporter) -> str:
     if reporter.run_dir is None:  # nothing was begun
         return ""
-    again = f"flowshield {parsed.command} {shlex.quote(f'run_dir={reporter.run_dir}')}"
-    note = " (with --resume, if trials had begun)" if parsed.command == "tune" else ""
-    return f"; to go on: {again}{note}"
+    from flowshield.overrides import run_command
+
+    resume = parsed.command == "tune" and _has_begun_trials(parsed, reporter.run_dir)
+    options = ["--resume"] if resume else []
+    return f"; to go on: {run_command(parsed.command, reporter.run_dir, *options)}"
+
+
+def _has_begun_trials(parsed: argparse.Namespace, run_dir: str) -> bool:
+    if parsed.resume or "ray" not in sys.modules:  # without Ray no trial has begun
+        return bool(parsed.resume)
+    from flowshield.distributed.tune import holds_sweep
+
+    return holds_sweep(f"{run_dir}/sweep")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -37,27 +37,28 @@ def _prepared(
 ) -> "Iterator[tuple[DictConfig, RunFolder]]":
     import torch
 
+    from flowshield.overrides import run_command
     from flowshield.run_config import open_run
 
     with open_run(overrides, "tune" if command == "tune" else "run") as (config, folder):
         reporter.named, reporter.run_dir = folder.named, folder.place
         folder.remember(typed)
         torch.set_num_threads(config.n_threads)
-        reporter.stage(
-            command, f"run folder {folder.place} (to go on later: run_dir={folder.place})"
-        )
+        again = run_command(command, folder.place)
+        reporter.stage(command, f"run folder {folder.place} (to go on later: {again})")
         yield config, folder
 
 
 def _needs_run_dir(command: str, holding: str, overrides: "Sequence[str]") -> None:
     from flowshield.filesystem import local_path
+    from flowshield.overrides import path_given, typed_run_dir
 
-    places = [o.partition("=")[2].strip("'\"") for o in overrides if o.startswith("run_dir=")]
-    if not places:
+    place = path_given(overrides, "run_dir")
+    if place is None:
         words = [o for o in overrides if "=" not in o]
-        hint = f": did you mean run_dir={words[0]}?" if words else ""
+        hint = f": did you mean {typed_run_dir(words[0])}?" if words else ""
         raise ConfigError(f"{command} needs run_dir=PATH, the folder of {holding}{hint}")
-    path = local_path(places[-1])
+    path = local_path(place)
     if path is not None and not path.is_dir():
         raise ConfigError(f"run_dir={path}: expected the folder of {holding}, there is none")
 
@@ -72,24 +73,27 @@ def _needs_commands(overrides: "Sequence[str]") -> None:
     from flowshield.config import compose
     from flowshield.envs import list_envs
     from flowshield.groups import config_groups
+    from flowshield.overrides import path_given
 
     name = said["env.name"].strip("'\"")
-    if name == compose("run").env.name or ("run_dir" in said and _holds_config(said["run_dir"])):
+    if name == compose("run").env.name or _holds_config(path_given(overrides, "run_dir")):
         return
     if name not in {*list_envs(), *gymnasium.registry}:
         return  # it is told with the names that are near
     hint = f"; or did you mean env={name}?" if name in config_groups()["env"] else ""
     raise ConfigError(
-        f"env.name={name} needs env.commands=[[H,R],...], what its agent shall be asked: those of "
-        f"the config are another environment's{hint}"
+        f"env.name={name} needs 'env.commands=[[H,R],...]', what its agent shall be asked: those "
+        f"of the config are another environment's{hint}"
     )
 
 
-def _holds_config(run_dir: str) -> bool:
+def _holds_config(run_dir: str | None) -> bool:
     """Whether a run is gone on with, which has commands of its own; unknown = it may be."""
     from flowshield.filesystem import local_path
 
-    place = local_path(run_dir.strip("'\""))
+    if run_dir is None:
+        return False
+    place = local_path(run_dir)
     return place is None or (place / "config.yaml").exists()
 
 

@@ -40,4 +40,4 @@ def convert(
 
 def _place(path: str | os.PathLike[str]) -> str:
     # two names of one file are one place, too
-    return absolute(path) if is_uri(path) or is_minari(path) else os.path.realpath(path)
+    return absolute(path) if is_uri(path) or is_minari(path) else os.path.realpath(absolute(path))

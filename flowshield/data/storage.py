@@ -32,6 +32,7 @@ from flowshield.data.parquet import (
 from flowshield.data.restricted_pickle import load_plain_pickle
 from flowshield.errors import DataError, FileFormatError
 from flowshield.filesystem import is_uri, open_place
+from flowshield.paths import expanded
 
 FORMAT_VERSION = 1
 """Version of the layout that this release writes; it reads this one and files without a version."""
@@ -57,6 +58,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
         DataError: The metadata are not fit for JSON.
         OSError: The file cannot be written; one that was there before is still there.
     """
+    path = expanded(path)
     if is_minari(path):
         return save_minari(path, arrays)
     suffix = _suffix(path)
@@ -90,6 +92,7 @@ def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
         DataError: Its numbers are NaN or infinite, or no episode in it is finished.
         ShapeError: Its arrays do not fit each other.
     """
+    path = expanded(path)
     if is_minari(path):
         return load_minari(path)
     suffix = _suffix(path)

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from flowshield.atomic import atomic_write
 from flowshield.errors import ConfigError, FileFormatError
 from flowshield.models.file_inspection import inspected
+from flowshield.paths import expanded
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -51,6 +52,7 @@ def load_payload(
         FileNotFoundError: There is no such file.
         FileFormatError: The file is truncated, foreign, of another kind or another version.
     """
+    path = expanded(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"no {kind} file at {path}: check the path, or train first")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():

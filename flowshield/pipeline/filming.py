@@ -13,6 +13,7 @@ from flowshield.evaluation.film_file import check_format, write_film
 from flowshield.evaluation.film_picture import film_picture
 from flowshield.evaluation.filmed import FilmedEpisode, film_episode
 from flowshield.evaluation.wording import command_words, number, shield_label
+from flowshield.paths import expanded
 from flowshield.pipeline.trained_run import TrainedRun
 from flowshield.progress import Reporter
 
@@ -48,7 +49,7 @@ class FilmSettings:
         if not 0 < self.max_mb < math.inf:
             raise UsageError(f"max_mb: expected a number above 0, got {self.max_mb}")
         if self.out is not None:
-            check_format(Path(self.out))
+            check_format(Path(expanded(self.out)))
 
 
 def film(run: TrainedRun, settings: FilmSettings, reporter: Reporter) -> Path:
@@ -90,7 +91,7 @@ def film(run: TrainedRun, settings: FilmSettings, reporter: Reporter) -> Path:
             sides.append(side)
     finally:
         env.close()
-    path = run.folder.path / "film.gif" if settings.out is None else Path(settings.out)
+    path = run.folder.path / "film.gif" if settings.out is None else Path(expanded(settings.out))
     _write((sides[0], sides[1]), title, path, settings, reporter)
     run.folder.send()
     return path

@@ -10,6 +10,7 @@ from flowshield.errors import UsageError, unknown_name
 from flowshield.evaluation import lend_return_bound
 from flowshield.evaluation.verdict import Verdict
 from flowshield.models import BaseShield, UDRLAgent
+from flowshield.overrides import run_command
 from flowshield.pipeline.run_verdict import run_verdict
 from flowshield.run_config import read_config
 from flowshield.run_folder import RunFolder
@@ -112,7 +113,7 @@ class TrainedRun:
         if not path.is_file():
             raise UsageError(
                 f"{self.folder.place} holds no trained {name}: "
-                f"flowshield train run_dir={self.folder.place} makes it"
+                f"{run_command('train', self.folder.place)} makes it"
             )
         return path
 

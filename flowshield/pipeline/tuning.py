@@ -19,6 +19,7 @@ from flowshield.evaluation import (
 from flowshield.evaluation.promise import pooled, promised_alarms, promised_scores
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield
+from flowshield.overrides import run_command
 from flowshield.pipeline.collecting import check_training_request, collect
 from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.progress import Bar, Reporter
@@ -88,7 +89,8 @@ def tune(
 def _check_resume(folder: RunFolder, begun: bool, resume: bool) -> None:
     if begun and not resume:
         raise ConfigError(
-            f"{folder.sweep} holds a sweep: give --resume to go on with it, or another run_dir"
+            f"{folder.shared(folder.sweep)} holds a sweep: to go on with it, type "
+            f"{run_command('tune', folder.place, '--resume')}, or give another run_dir"
         )
     if resume and not begun:
         raise ConfigError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from flowshield.errors import ConfigError, DataError
 from flowshield.models.serialization import load_payload, rebuilding, save_payload
+from flowshield.paths import expanded
 from flowshield.training.divergence import check_epoch
 from flowshield.training.early_stopping import EarlyStopping
 from flowshield.training.fit_settings import FitResult, FitSettings
@@ -82,7 +83,7 @@ def fit(
         FileFormatError: last.pt is truncated, foreign, or holds what no fit writes.
     """
     worker = worker or InProcessWorker()
-    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    folder = None if checkpoint_dir is None else Path(expanded(checkpoint_dir))
     loop = _FitLoop(model, train, validation, settings, worker, descriptions, judge)
     with torch.random.fork_rng(devices=[loop.device] if loop.device.type == "cuda" else []):
         try:

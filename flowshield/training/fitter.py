@@ -15,6 +15,7 @@ from torch import nn
 
 from flowshield.errors import ConfigError, DataError
 from flowshield.filesystem import is_uri
+from flowshield.paths import expanded
 from flowshield.training.fit import fit
 from flowshield.training.fit_settings import FitResult, FitSettings
 from flowshield.training.hyperparameters import hyperparameters
@@ -68,7 +69,8 @@ class Fitter:
         self.on_ray = asked_workers(config) != 0
         self._config, self._resume = config, resume
         self._on_epoch, self._worker, self._stop = on_epoch, worker, stop
-        self._checkpoint_dir = str(checkpoint_dir or Path(config.log_dir) / "checkpoints")
+        beside_logs = Path(config.log_dir) / "checkpoints"
+        self._checkpoint_dir = expanded(beside_logs if checkpoint_dir is None else checkpoint_dir)
         if is_uri(self._checkpoint_dir) and not self.on_ray:
             raise ConfigError(
                 f"checkpoint_dir={self._checkpoint_dir}: this process writes checkpoints to a "

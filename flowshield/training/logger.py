@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowshield.atomic import explained_write
 from flowshield.errors import ConfigError, DataError, WriteError
+from flowshield.paths import expanded
 
 if TYPE_CHECKING:  # who draws has imported it; Ray's workers draw nothing
     from matplotlib.figure import Figure
@@ -53,11 +54,12 @@ class Logger:
         # importing TensorBoard takes a second that only those who log should pay
         from torch.utils.tensorboard import SummaryWriter
 
+        log_dir = expanded(log_dir)
         self._log_dir = Path(log_dir)
         threading.excepthook = _without_tensorboard(threading.excepthook)
         with explained_write(self._log_dir):
             # TensorBoard drops what it read in this folder from the purged step on
-            self._writer = SummaryWriter(str(log_dir), purge_step=0 if anew else None)
+            self._writer = SummaryWriter(log_dir, purge_step=0 if anew else None)
         self._run = None
         if self._wandb is not None:
             path = Path(log_dir)

@@ -214,7 +214,7 @@ def test_ctrl_c_leaves_a_sweep_that_can_be_gone_on_with(
     data = f"data.path={swept / 'dataset.npz'}"
     assert main(["tune", f"run_dir={tmp_path}", data, *ours, *overrides]) == 130
     said = capsys.readouterr().err
-    assert f"to go on: flowshield tune run_dir={tmp_path} (with --resume" in said
+    assert f"to go on: flowshield tune --resume run_dir={tmp_path}\n" in said
     assert not (tmp_path / "sweep" / "results.json").exists()
     (first,) = checkpoints(tmp_path)
     assert main(["tune", "--resume", f"run_dir={tmp_path}"]) == 0
