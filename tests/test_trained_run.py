@@ -307,9 +307,9 @@ def test_a_film_of_a_run_is_its_agents_with_its_best_shield(place, capsys, tmp_p
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "command=[1000,280] seed=3; got nothing"),
-        (["command=[1000]"], "expected command=[H,R] with two numbers"),
-        (["command=[a,b]"], "expected command=[H,R] with two numbers"),
+        ([], "'command=[1000,280]' seed=3; got nothing"),
+        (["command=[1000]"], "expected 'command=[H,R]' with two numbers"),
+        (["command=[a,b]"], "expected 'command=[H,R]' with two numbers"),
         (["command=[0,3]"], "horizon of at least 1 step"),
         (["command=[9,.inf]"], "finite return"),
         (["command=[9,9]", "sead=3"], "unknown film setting 'sead': did you mean 'seed' or"),
