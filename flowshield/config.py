@@ -9,7 +9,7 @@ __all__ = [
     "shield_settings",
 ]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -37,6 +37,7 @@ def compose(name: str = "run", overrides: Sequence[str] = ()) -> DictConfig:
             of the wrong type or out of range.
     """
     config = compose_files(name, overrides)
+    _fit_return_step(config, {override.partition("=")[0].lstrip("+~") for override in overrides})
     _fill_shields(config)
     return _validated(config, required=_leaves(name))
 
@@ -56,9 +57,12 @@ def resolve(config: DictConfig | Mapping[str, Any] | None) -> DictConfig:
         ConfigError: As for `compose`, or `config` is not a mapping.
     """
     given = _copied({} if config is None else config)
+    said = flatten(plain(given)).keys()
     if "defaults" in given:
         given = compose_files("the config", user=given)
-    return _validated(_filled(given), required=_leaves("train"))
+    filled = _filled(given)
+    _fit_return_step(filled, said)
+    return _validated(filled, required=_leaves("train"))
 
 
 def list_shields() -> list[str]:
@@ -126,6 +130,24 @@ def _filled(given: DictConfig) -> DictConfig:
     filled = _merged(base, given)
     _fill_shields(filled)
     return filled
+
+
+def _fit_return_step(config: DictConfig, said: Collection[str]) -> None:
+    """An environment that is chosen by its name alone has its own return step, or a derived one.
+
+    Args:
+        config: Holds what the group `env` says of another environment.
+        said: The keys that the user stated.
+    """
+    if "env.name" in said and "env.return_step" not in said:
+        config.env.return_step = _return_steps().get(str(config.env.name))
+
+
+@cache
+def _return_steps() -> dict[str, float | None]:
+    """The return step of every packaged environment, by its name."""
+    files = [OmegaConf.load(path) for path in (config_dir() / "env").glob("*.yaml")]
+    return {file.name: file.return_step for file in files}
 
 
 def _fill_shields(config: DictConfig) -> None:

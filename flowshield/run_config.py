@@ -17,7 +17,7 @@ from flowshield.config import compose, resolve
 from flowshield.errors import ConfigError
 from flowshield.groups import config_groups, plain
 from flowshield.run_folder import RunFolder
-from flowshield.schema import flatten
+from flowshield.schema import DERIVED, flatten
 
 _LARGEST_CONFIG = 1 << 20
 _DEEPEST_CONFIG = 20
@@ -127,13 +127,19 @@ def _reconciled(
         return saved
     if not folder.holds_work():  # nothing is lost: most likely the first try was refused
         return given
-    different = _spoken_of(different, said)
+    different = _spoken_of(_stated(different, given, said), said)
     if not different:
         return saved
     raise ConfigError(
         f"{folder.place} holds a run with other settings ({'; '.join(different[:5])}): "
         "leave the overrides out to go on with it, or choose another run_dir"
     )
+
+
+def _stated(different: list[str], given: DictConfig, said: set[str]) -> list[str]:
+    """The differences without the numbers that the folder has and the command leaves to the data."""
+    left = {k for k in DERIVED if k not in said and OmegaConf.select(given, k) is None}
+    return [text for text in different if _key(text) not in left]
 
 
 def _spoken_of(different: list[str], said: set[str]) -> list[str]:

@@ -6,6 +6,7 @@ below add what YAML cannot say. Keys are dotted and may hold wildcards (`shield.
 
 __all__ = [
     "CHOICES",
+    "DERIVED",
     "FREE_KEYS",
     "PATH_KEYS",
     "RANGES",
@@ -38,6 +39,13 @@ PATH_KEYS: Final = ("run_dir", "data.path", "log_dir")
 
 _LISTS: Final = ("shield", "ray.num_workers", *FREE_KEYS)  # may be given several values
 
+DERIVED: Final = (
+    "env.return_step",
+    "evaluation.bound_margin",
+    "evaluation.followed.return_tolerance",
+)
+"""Keys for which null means: derived from the data."""
+
 # Where the packaged default does not tell the type: (type, may be null).
 _TYPES: Final[dict[str, tuple[type, bool]]] = {
     "run_dir": (str, True),
@@ -45,9 +53,10 @@ _TYPES: Final[dict[str, tuple[type, bool]]] = {
     "ray.rollout_workers": (int, True),
     "ray.chunk_episodes": (int, True),
     "ray.use_gpu": (bool, True),
-    "evaluation.bound_margin": (float, False),
+    "env.return_step": (float, True),
+    "evaluation.bound_margin": (float, True),
     "evaluation.deterministic": (bool, False),
-    "evaluation.followed.return_tolerance": (float, False),
+    "evaluation.followed.return_tolerance": (float, True),
     "optimizer.gradient_clip": (float, True),
     "optimizer.ema_decay": (float, True),
     "scheduler.warmup_epochs": (float, False),

@@ -14,6 +14,7 @@ import flowshield
 from flowshield import groups
 from flowshield.config import compose, config_dir, list_shields, resolve, shield_settings
 from flowshield.errors import ConfigError
+from flowshield.run_config import load_config
 from flowshield.schema import flatten
 
 SHIELDS = ["diffusion", "flow_matching", "mixture", "quantile"]
@@ -120,6 +121,58 @@ def test_what_counts_as_met_and_how_the_agent_acts_follow_the_environment():
     assert own.evaluation.followed.return_tolerance == 3.0
     with pytest.raises(ConfigError, match="'evaluation.deterministic': expected true or false"):
         compose("run", ["evaluation.deterministic=often"])
+
+
+MINE = ["env.name=mine", "env.commands=[[9,1]]"]
+
+
+def steps(config):
+    evaluation = config.evaluation
+    return config.env.return_step, evaluation.bound_margin, evaluation.followed.return_tolerance
+
+
+def test_the_return_steps_of_the_packaged_environments():
+    found = {name: compose("run", [f"env={name}"]).env.return_step for name in options("env")}
+    published = dict.fromkeys(("cartpole", "hopper", "lunarlander", "pendulum"), 20.0)
+    published |= {"lunarlander_discrete": 20.0, "highway": 2.0}
+    assert found == published | {"gridworld": None, "geometric_chain": None}
+
+
+@pytest.mark.parametrize("others", [[], ["env=highway"], ["profile=quick"], ["profile=full"]])
+def test_an_environment_of_ones_own_has_no_return_step_of_anothers(others):
+    assert steps(compose("run", [*others, *MINE])) == (None, None, None)
+    assert steps(compose("run", [*others, *MINE, "env.return_step=3"])) == (3.0, 3.0, 3.0)
+    own = compose("run", [*others, *MINE, "evaluation.bound_margin=7"])
+    assert steps(own) == (None, 7.0, None)
+
+
+def test_an_environment_that_is_known_by_its_name_has_its_own_return_step():
+    assert steps(compose("run", ["env.name=highway", MINE[1]])) == (2.0, 2.0, 2.0)
+    assert steps(compose("run", ["env.name=lunarlander"])) == (20.0, 20.0, 20.0)
+
+
+def test_the_return_step_of_a_config_in_python_follows_its_environment():
+    env = {"name": "mine", "commands": [[9, 1]]}
+    given = {"env": env, "evaluation": {"n_states": 9}}
+    assert steps(resolve(given)) == (None, None, None)
+    assert resolve({"env": env}).env.return_step is None
+    assert resolve({"env": {**env, "return_step": 4}}).env.return_step == 4.0
+    with_defaults = {"defaults": [{"env": "highway"}, "_self_"], "env": env}
+    assert resolve(with_defaults).env.return_step is None
+    assert resolve({"defaults": [{"env": "highway"}, "_self_"]}).env.return_step == 2.0
+    assert resolve({}).env.return_step == 20.0
+    there = compose("run", MINE)
+    assert resolve(there) == there
+
+
+def test_null_leaves_a_step_to_the_data_and_nothing_else_may_be_null():
+    null = ["env.return_step=null", "evaluation.bound_margin=null"]
+    assert steps(compose("run", null)) == (None, None, None)
+    one = compose("run", ["evaluation.followed.return_tolerance=null"])
+    assert steps(one) == (20.0, 20.0, None)
+    for value in ("0", "-1", "often"):
+        with pytest.raises(ConfigError, match="'env.return_step'"):
+            compose("run", [f"env.return_step={value}"])
 
 
 # ------------------------------------------------------------------ compose
@@ -422,3 +475,28 @@ def test_threads_may_compose_at_the_same_time():
     with ThreadPoolExecutor(8) as pool:
         configs = list(pool.map(lambda seed: compose("run", [f"seed={seed}"]), seeds))
     assert [config.seed for config in configs] == list(seeds)
+
+
+# ------------------------------------------------------------------ resuming an older run
+
+
+def test_a_run_keeps_the_number_that_an_older_release_wrote_for_what_is_derived_now(tmp_path):
+    folder = tmp_path / "run"
+    older = compose("run", ["env=gridworld", "env.return_step=20", f"run_dir={folder}"])
+    folder.mkdir()
+    OmegaConf.save(older, folder / "config.yaml")
+    (folder / "models").mkdir()
+    (folder / "models" / "agent.pt").write_bytes(b"work")
+    for said in ([], ["env=gridworld"], ["env=gridworld", "profile=default"]):
+        config, _ = load_config([f"run_dir={folder}", *said])
+        assert steps(config) == (20.0, 20.0, 20.0)
+    with pytest.raises(ConfigError, match=r"env.return_step is 20.0 there, 5.0 asked for"):
+        load_config([f"run_dir={folder}", "env.return_step=5"])
+    again = load_config([f"run_dir={folder}", "evaluation.bound_margin=null"])[0]
+    assert steps(again) == (20.0, None, 20.0)
+
+
+def test_a_step_that_was_typed_for_a_run_without_work_may_be_left_out_again(tmp_path):
+    said = [f"run_dir={tmp_path}", "env=gridworld"]
+    assert steps(load_config([*said, "env.return_step=5"])[0])[0] == 5.0
+    assert steps(load_config(said)[0])[0] is None

@@ -146,7 +146,8 @@ class GridworldWrapper(ContinuousEnvWrapper):
 
     Args:
         max_episode_steps: Step limit; None = the least at which truncation can be neglected.
-        return_noise: Noise on returns that the known answer assumes, raw reward.
+        return_noise: Noise on returns that the known answer assumes, raw reward; its `with_noise`
+            gives that of another.
         **kwargs: Arguments of `Gridworld`.
 
     Raises:

@@ -12,6 +12,8 @@ from scipy.special import logsumexp, ndtr
 from flowshield.envs.known_answer import KnownAnswer
 from flowshield.errors import ConfigError, DataError
 
+_ROUNDING = 1e-3  # of the distance between two states: who is no further from one is there
+
 Step = tuple[int | None, float, int]
 """Where a step ends (an index, None = the episode is over), how probably, and its reward."""
 
@@ -50,6 +52,8 @@ class GridworldAnswer(KnownAnswer):
     ) -> None:
         super().__init__(states.shape[1], max_horizon, return_noise)
         self._states = states.astype(np.float64)
+        apart = np.abs(self._states[:, None] - self._states).max(axis=2)
+        self._spacing = float(apart[apart > 0].min(initial=np.inf))
         self._steps = steps
         # A return of h steps is at least low * (h - 1) + low_end; and the ranges shall nest.
         on = [0, *(reward for ways in steps for target, _, reward in ways if target is not None)]
@@ -197,7 +201,7 @@ class GridworldAnswer(KnownAnswer):
     def _index(self, states: NDArray[np.float64]) -> NDArray[np.intp]:
         distances = np.abs(states[:, None] - self._states).max(axis=2)
         nearest: NDArray[np.intp] = distances.argmin(axis=1)
-        far = distances[np.arange(len(states)), nearest] > 1e-3
+        far = distances[np.arange(len(states)), nearest] > _ROUNDING * self._spacing
         if far.any():
             raise DataError(
                 f"{states[far][0].tolist()} is no state of this gridworld in which an episode goes "

@@ -2,8 +2,9 @@
 
 __all__ = ["KnownAnswer"]
 
+import copy
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,8 +33,8 @@ class KnownAnswer(ABC):
     Args:
         state_dim: Size of a state.
         max_horizon: Longest horizon that is counted; what lies beyond has a share below 1e-9.
-        return_noise: Standard deviation of the noise on returns, raw reward, as in the shield's
-            settings.
+        return_noise: Standard deviation of the noise on returns, raw reward. A shield that was
+            trained with another is compared with `with_noise(shield.return_noise)`.
 
     Attributes:
         horizon_noise: Width of the uniform noise on horizons, steps: 1, always.
@@ -50,6 +51,16 @@ class KnownAnswer(ABC):
         self.state_dim = state_dim
         self.max_horizon = max_horizon
         self.return_noise = return_noise
+
+    def with_noise(self, return_noise: float) -> Self:
+        """The same law, dequantised with another noise on returns, raw reward.
+
+        Raises:
+            DataError: `return_noise` is not above 0.
+        """
+        other = copy.copy(self)
+        KnownAnswer.__init__(other, self.state_dim, self.max_horizon, float(return_noise))
+        return other
 
     @abstractmethod
     def log_prob(self, states: ArrayLike, commands: ArrayLike) -> NDArray[np.float64]:

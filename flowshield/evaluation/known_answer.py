@@ -4,7 +4,7 @@ __all__ = ["contrast_commands", "evaluate_known_answer"]
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from flowshield.data import TrajectoryDataset
 from flowshield.envs import GridworldAnswer, KnownAnswer, make_env
@@ -12,12 +12,13 @@ from flowshield.errors import ConfigError, DataError
 from flowshield.evaluation.metrics import auc_roc
 from flowshield.evaluation.scoring import shield_log_probs, shield_scores
 from flowshield.models import BaseShield
+from flowshield.models.scale import ReturnScale
 
 _N_HORIZONS = 12  # at which the frontier is compared
 # A horizon that is met little more often than the level asks for has its frontier at the very
 # lowest return, from where it leaps: there an error of any size says nothing.
 _MARGIN = 2.0
-_TOLERANCE = 0.01  # raw reward, of the dequantised law's frontier
+_TOLERANCE = 0.01  # deviations of the noise: how exact the dequantised law's frontier is
 
 
 def evaluate_known_answer(
@@ -34,7 +35,8 @@ def evaluate_known_answer(
     Args:
         shield: A trained shield; it need not be calibrated.
         dataset: Held-out episodes of the uniformly random behaviour (`behaviour=random`).
-        answer: The truth; None = that of the environment that the dataset names.
+        answer: The truth; None = that of the environment that the dataset names. Either is
+            dequantised with the shield's own `return_noise`, whatever it was made with.
         n_states: Steps drawn (all, if there are fewer).
         level: The probability whose frontier is compared.
         seed: Of the draw of steps, of the dequantisation and of the contrast commands.
@@ -62,11 +64,14 @@ def evaluate_known_answer(
             returns far apart and the level lies there, the noise moves the frontier by steps.
 
     Raises:
-        ConfigError: The shield's noise is not the answer's: their densities are not comparable.
-        DataError: The environment has no known answer, or other behaviours are in the data.
+        ConfigError: The shield's noise on horizons is not the answer's: their densities are not
+            comparable.
+        DataError: The environment has no known answer, other behaviours are in the data, or the
+            shield has no noise on returns, and its truth no density.
     """
     answer = _answer_of(dataset) if answer is None else answer
     _check_noise(shield, answer)
+    answer = answer.with_noise(shield.return_noise)
     _check_behaviours(dataset)
     rng = np.random.default_rng(seed)
     steps = rng.choice(len(dataset), size=min(n_states, len(dataset)), replace=False)
@@ -90,9 +95,10 @@ def contrast_commands(
 
     Each row gets, evenly: the true command of another row, drawn at random, so that only the state
     tells; or its own with the return raised or lowered by two standard deviations of all returns;
-    or its own in half the time (at least 1 step) with one standard deviation more. Many of them the
-    behaviour could well fulfil, so that the exact density itself is far from an AUROC of 1, and a
-    model that ranks by something else than the density shows.
+    or its own in half the time (at least 1 step) with one standard deviation more. Where all
+    returns are multiples of a number, these changes are too. Many of the commands the behaviour
+    could well fulfil, so that the exact density itself is far from an AUROC of 1, and a model that
+    ranks by something else than the density shows.
 
     Args:
         commands: True commands [n, 2], steps and raw return.
@@ -101,13 +107,19 @@ def contrast_commands(
     Returns:
         Commands [n, 2], whole horizons.
     """
-    contrast, spread = commands.copy(), commands[:, 1].std()
+    contrast, deviation = commands.copy(), float(commands[:, 1].std())
+    grid = ReturnScale.of(commands[:, 1]).grid
+
+    def shift(size: ArrayLike) -> NDArray[np.float32]:
+        values = np.asarray(size, np.float64)
+        return (values if grid is None else grid * np.rint(values / grid)).astype(np.float32)
+
     kind = rng.integers(3, size=len(commands))
     contrast[kind == 0] = commands[rng.integers(len(commands), size=int((kind == 0).sum()))]
     sign = rng.choice([-1.0, 1.0], size=int((kind == 1).sum()))
-    contrast[kind == 1, 1] += np.rint(2.0 * sign * spread).astype(np.float32)
+    contrast[kind == 1, 1] += shift(2.0 * sign * deviation)
     contrast[kind == 2, 0] = np.ceil(commands[kind == 2, 0] / 2)
-    contrast[kind == 2, 1] += np.rint(spread)
+    contrast[kind == 2, 1] += shift(deviation)
     return contrast
 
 
@@ -159,7 +171,8 @@ def _dequantized_frontier(
     low = np.full(len(horizons), returns.min() - reach)
     high = np.full(len(horizons), returns.max() + reach)
     states = np.tile(state, (len(horizons), 1))
-    for _ in range(int(np.ceil(np.log2((high - low).max() / _TOLERANCE)))):
+    tolerance = _TOLERANCE * answer.return_noise
+    for _ in range(int(np.ceil(np.log2((high - low).max() / tolerance)))):
         middle = (low + high) / 2
         commands = np.stack([horizons, middle], axis=1)
         enough = answer.achievability(states, commands, noisy=True) >= level
@@ -210,14 +223,13 @@ def _answer_of(dataset: TrajectoryDataset) -> KnownAnswer:
 
 
 def _check_noise(shield: BaseShield, answer: KnownAnswer) -> None:
-    for name in ("horizon_noise", "return_noise"):
-        ours, theirs = float(getattr(shield, name)), float(getattr(answer, name))
-        if ours != theirs:
-            raise ConfigError(
-                f"the shield models commands with {name}={ours:g} and the known answer with "
-                f"{name}={theirs:g}: their densities differ by that alone; train the shield with "
-                f"{name}={theirs:g}, or give an answer with {name}={ours:g} where it takes one"
-            )
+    ours, theirs = float(shield.horizon_noise), answer.horizon_noise
+    if ours != theirs:
+        raise ConfigError(
+            f"the shield models commands with horizon_noise={ours:g} and the known answer with "
+            f"horizon_noise={theirs:g}: their densities differ by that alone; train the shield "
+            f"with horizon_noise={theirs:g}"
+        )
 
 
 def _check_behaviours(dataset: TrajectoryDataset) -> None:

@@ -16,6 +16,8 @@ _ON_GRID_SHARE = 0.99  # of the returns: a few glitches do not hide a grid
 _MOST_STEPS = 10_000  # of a grid between zero and the largest return: beyond, float32 has no digits
 _FEW_STEPS = 4.0  # of a grid in a spread: with fewer, each return is an outcome of its own
 _NOISE, _TOLERANCE, _STEP = 0.01, 0.001, 0.2  # shares of the spread
+_CLEAR = 4.0  # deviations of the noise, which it hardly ever reaches
+_LEAST_DECIMALS = -3  # whole numbers of six digits are still written out
 
 
 def spread(values: ArrayLike) -> float:
@@ -54,7 +56,7 @@ class ReturnScale:
     """The size of the differences between returns, and what is derived from it.
 
     Attributes:
-        spread: See `spread`, raw reward; 1 where all returns are equal.
+        spread: See `spread`, raw reward; where all returns are equal their size, or 1.
         grid: The step of which all returns are multiples, raw reward, such as 1 for whole
             numbers; None where there is none.
     """
@@ -66,7 +68,8 @@ class ReturnScale:
     def of(cls, returns: ArrayLike) -> "ReturnScale":
         """Measures raw returns [n], of every step of the data."""
         values = np.asarray(returns, dtype=np.float64).ravel()
-        return cls(spread(values) or 1.0, _grid(values))
+        size = spread(values) or float(np.abs(values).max(initial=0.0)) or 1.0
+        return cls(size, _grid(values))
 
     @property
     def noise(self) -> float:
@@ -76,10 +79,7 @@ class ReturnScale:
         is at least one step, so that a model need not learn a comb; on a coarse one, such as
         returns of 0 or 1, every return stays an outcome of its own.
         """
-        noise = _power_of_ten(_NOISE * self.spread)
-        if self.grid is not None and self.spread >= _FEW_STEPS * self.grid:
-            return max(noise, self.grid)
-        return noise
+        return max(_power_of_ten(_NOISE * self.spread), self._fine_grid)
 
     @property
     def tolerance(self) -> float:
@@ -88,13 +88,33 @@ class ReturnScale:
 
     @property
     def step(self) -> float:
-        """A difference that matters, raw reward: near a fifth of the spread, never below a grid."""
-        return max(round_step(_STEP * self.spread), self.grid or 0.0)
+        """A difference that matters, raw reward: near a fifth of the spread.
+
+        On a grid that is fine beside the spread it is at least one step of that. On a coarse one it
+        tells every return from the next: 0.2 where returns are 0 or 1.
+        """
+        return max(round_step(_STEP * self.spread), self._fine_grid)
+
+    @property
+    def margin(self) -> float:
+        """What is clearly too much, raw reward: a step, and more than the noise explains."""
+        return max(self.step, _CLEAR * self.noise)
 
     @property
     def decimals(self) -> int:
-        """Decimals with which returns are written: to a hundredth of the spread, none needless."""
-        return max(0, -math.floor(math.log10(_power_of_ten(_NOISE * self.spread))))
+        """Decimals with which returns are written: to a hundredth of the spread, none needless.
+
+        Negative where even thousands are needless: -4 where returns differ by a million.
+        """
+        decimals = -math.floor(math.log10(_power_of_ten(_NOISE * self.spread)))
+        return decimals if decimals < _LEAST_DECIMALS else max(0, decimals)
+
+    @property
+    def _fine_grid(self) -> float:
+        """The grid's step where a spread has many of them, else 0."""
+        if self.grid is None or self.spread < _FEW_STEPS * self.grid:
+            return 0.0
+        return self.grid
 
     def __str__(self) -> str:
         """Says what the data's returns are like."""

@@ -129,13 +129,27 @@ def test_a_frontier_that_is_never_found_is_an_error_as_large_as_the_world():
     assert 4.0 < result["frontier_error"] < result["frontier_error_worst"] < math.inf
 
 
-@pytest.mark.parametrize("noise", [{"return_noise": 0.5}, {"horizon_noise": 2.0}])
-def test_a_density_under_other_noise_is_refused(world, noise):
+@pytest.mark.parametrize("noise", [0.01, 0.5, 3.0])
+def test_a_shield_is_held_against_the_truth_under_its_own_noise_on_returns(world, noise):
     answer, dataset = world
-    ((name, value),) = noise.items()
-    words = f"shield models commands with {name}={value:g} and the known answer with {name}=1"
+    shield = ExactShield(answer.with_noise(noise), return_noise=noise)
+    result = evaluate_known_answer(shield, dataset, n_states=300)
+    assert result["excess_nll"] == pytest.approx(0.0, abs=1e-4)
+    assert result["auroc"] == result["auroc_bayes"]
+    assert answer.return_noise == 1.0  # what was asked is a copy
+
+
+def test_a_density_under_other_noise_on_horizons_is_refused(world):
+    answer, dataset = world
+    words = "shield models commands with horizon_noise=2 and the known answer with horizon_noise=1"
     with pytest.raises(ConfigError, match=words):
-        evaluate_known_answer(ExactShield(answer, **noise), dataset)
+        evaluate_known_answer(ExactShield(answer, horizon_noise=2.0), dataset)
+
+
+def test_a_shield_without_noise_on_returns_has_no_truth(world):
+    answer, dataset = world
+    with pytest.raises(DataError, match="return_noise > 0"):
+        evaluate_known_answer(ExactShield(answer, return_noise=0.0), dataset)
 
 
 def test_contrast_commands_are_of_three_kinds_and_repeatable():
@@ -151,6 +165,17 @@ def test_contrast_commands_are_of_three_kinds_and_repeatable():
     assert (contrast[:, 0] >= 1).all() and (contrast == np.rint(contrast)).all()
     rest = {tuple(pair) for pair in contrast[~(shifted | halved)].tolist()}
     assert rest <= {tuple(pair) for pair in commands.tolist()}
+
+
+@pytest.mark.parametrize("unit", [1e-6, 0.25, 1e6])
+def test_contrast_commands_are_those_of_another_unit(unit):
+    rng = np.random.default_rng(0)
+    whole = np.stack([rng.integers(1, 40, 900), rng.integers(-9, 9, 900)], 1).astype(np.float32)
+    smooth = whole + np.stack([np.zeros(900), rng.normal(size=900)], 1).astype(np.float32)
+    for commands in (whole, smooth):
+        scaled = commands * np.float32([1, unit])
+        one, other = (contrast_commands(c, np.random.default_rng(1)) for c in (commands, scaled))
+        np.testing.assert_allclose(other, one * [1, unit], rtol=1e-4, atol=1e-4 * unit)
 
 
 def test_other_behaviours_and_other_environments_are_refused(world):

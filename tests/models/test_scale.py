@@ -32,7 +32,7 @@ def test_a_change_of_the_unit_changes_every_derived_number_with_it(decade):
     unit = float(f"1e{decade}")
     for returns in (NORMAL, np.round(30 * NORMAL), RNG.random(4000) < 0.5):
         one, other = ReturnScale.of(returns), ReturnScale.of(unit * np.asarray(returns, float))
-        for name in ("spread", "noise", "tolerance", "step"):
+        for name in ("spread", "noise", "tolerance", "step", "margin"):
             assert getattr(other, name) == pytest.approx(unit * getattr(one, name)), name
         assert (other.grid is None) == (one.grid is None)
 
@@ -64,11 +64,24 @@ def test_what_follows_from_the_returns_of_known_tasks():
     assert (landings.noise, landings.tolerance, landings.step) == (1.0, 0.1, 20.0)
     # success or not: neither outcome may reach the other, and half of one is no return
     success = ReturnScale.of([0.0, 1.0] * 50)
-    assert success.noise == 0.01 and success.step == 1.0 and success.decimals == 2
-    # whole returns of many sizes are smoothed into each other
-    assert ReturnScale.of(np.arange(30)).noise == 1.0
-    # all returns alike: any scale will do, but there must be one
-    assert ReturnScale.of(np.full(9, 5.0)).noise == 0.01
+    assert success.noise == 0.01 and success.step == 0.2 and success.decimals == 2
+    # whole returns of many sizes are smoothed into each other; a bound that is passed by as much
+    # as the noise would not be passed at all
+    few = ReturnScale.of(np.arange(20))
+    assert (few.noise, few.step, few.margin) == (1.0, 1.0, 4.0)
+    assert landings.margin == landings.step
+    # all returns alike: their size is the scale, or anything where it is zero
+    assert ReturnScale.of(np.full(9, 5.0)).noise == 0.1
+    assert ReturnScale.of(np.full(9, 5e6)).step == 1e6
+    assert ReturnScale.of(np.zeros(9)).noise == ReturnScale.of([]).noise == 0.01
+
+
+@pytest.mark.parametrize(
+    ("spread", "decimals"),
+    [(1e-6, 8), (1.0, 2), (110.0, 0), (9e3, 0), (1e5, 0), (1e6, -4), (1e9, -7)],
+)
+def test_decimals_tell_a_hundredth_of_the_spread_and_no_more(spread, decimals):
+    assert ReturnScale(spread, None).decimals == decimals
 
 
 @pytest.mark.parametrize("value", [3e-7, 0.9, 1.0, 1.6, 3.3, 60.0, 8e5])
