@@ -29,5 +29,5 @@ class Cart(gym.Env):
 register_env("cart", lambda: ContinuousEnvWrapper(gym.wrappers.TimeLimit(Cart(), 40)))
 
 if __name__ == "__main__":
-    given = ["env.name=cart", "env.commands=[[40,-10],[5,0],[200,50]]", "env.return_step=5"]
+    given = ["env.name=cart", "env.commands=[[40,-10],[5,0],[200,50]]"]
     sys.exit(main(["run", *given, "behaviour=random", "profile=quick", *sys.argv[1:]]))

@@ -137,7 +137,7 @@ def _reconciled(
 
 
 def _stated(different: list[str], given: DictConfig, said: set[str]) -> list[str]:
-    """The differences without the numbers that the folder has and the command leaves to the data."""
+    """The differences without the numbers that the command leaves to the data."""
     left = {k for k in DERIVED if k not in said and OmegaConf.select(given, k) is None}
     return [text for text in different if _key(text) not in left]
 

@@ -74,7 +74,7 @@ def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
         reporter.line(json_text({**source, **answer.record()}))
         return
     command, verdict, *rest = answer_lines(answer)
-    bound = _bound_lines(source["bound"], answer.command[1])
+    bound = _bound_lines(source["bound"], answer.command[1], answer.return_decimals)
     for name, text in [*_source_lines(source), command, verdict, *bound, *rest]:
         far = source["outside"] and name in ("nearest", "returns")
         reporter.line(f"{name:<{_WIDTH}}{text}{' (extrapolated)' if far else ''}")
@@ -83,7 +83,7 @@ def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
 def _source_lines(source: dict[str, Any]) -> list[tuple[str, str]]:
     import numpy as np
 
-    from flowshield.evaluation.wording import command_label, number, shield_label
+    from flowshield.evaluation.wording import command_label, decimals_for, number, shield_label
 
     numbers = " ".join(map(str, np.asarray(source["state"], np.float32)))
     name = shield_label(source["shield"])
@@ -96,23 +96,25 @@ def _source_lines(source: dict[str, Any]) -> list[tuple[str, str]]:
         unknown = "not known: the run's dataset is not on this disk, or cannot be read"
         lines.append(("outside", unknown))
     for far in source["outside"] or ():
-        span = f"{number(far['low'])} to {number(far['high'])}"
+        decimals = max(2, decimals_for([far["low"], far["high"]]))
+        value, low, high = (number(far[key], decimals) for key in ("value", "low", "high"))
         lines.append(
             (
                 "outside",
-                f"number {far['component'] + 1}, {number(far['value'])}: no state of the "
-                f"data lies beyond {span}, so that nothing is promised here",
+                f"number {far['component'] + 1}, {value}: no state of the data lies beyond {low} "
+                f"to {high}, so that nothing is promised here",
             )
         )
     return lines
 
 
-def _bound_lines(bound: float | None, target: float) -> list[tuple[str, str]]:
+def _bound_lines(bound: float | None, target: float, decimals: int | None) -> list[tuple[str, str]]:
     from flowshield.evaluation.wording import number
 
     if bound is None:
         return []
-    text = f"no policy gets a return above {number(bound, 1)} from here"
+    told = number(bound, 1 if decimals is None else decimals)
+    text = f"no policy gets a return above {told} from here"
     if target > bound:
         text += ": IMPOSSIBLE, whatever the verdict (calibration.use_return_bound=true flags it)"
     return [("bound", text)]

@@ -14,6 +14,7 @@ from ray import tune
 from flowshield.data import TrajectoryDataset
 from flowshield.errors import FlowshieldError, WriteError
 from flowshield.evaluation.sweep_score import WORST_SCORE, ShieldJudge
+from flowshield.evaluation.yardstick import Yardstick
 from flowshield.scratch import ScratchFolder
 from flowshield.search_space import trial_config
 from flowshield.training import Trainer, register_shield
@@ -48,7 +49,7 @@ def run_trial(config: DictConfig, dataset: TrajectoryDataset, folder: Path, repo
         lambda shield: trainer.calibrate(shield, parts["calibration"]),
         parts["validation"],
         n_states=config.evaluation.n_states,
-        margin=config.evaluation.bound_margin,
+        margin=Yardstick.of(dataset, config.evaluation).bound_margin,
         seed=config.seed,
     )
     try:

@@ -1,6 +1,6 @@
 """What a shield says of one command at one state."""
 
-__all__ = ["Answer", "ask_shield"]
+__all__ = ["Answer", "ask_shield", "told_decimals"]
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flowshield.errors import DataError, ShapeError
 from flowshield.evaluation.cell_grid import Command
+from flowshield.evaluation.wording import resolution_decimals
 from flowshield.models import BaseShield
 
 
@@ -35,6 +36,7 @@ class Answer:
             best supported sample.
         supported_returns: Ranges (low, high) of the returns that are supported at this horizon;
             none = nothing is. An end is infinite where every return beyond it is supported.
+        return_decimals: See `told_decimals`.
     """
 
     command: Command
@@ -48,6 +50,7 @@ class Answer:
     nearest_score: float
     nearest_supported: bool
     supported_returns: tuple[tuple[float, float], ...]
+    return_decimals: int | None
 
     def record(self) -> dict[str, Any]:
         """The answer as a plain dict, for JSON once NaN and infinity are null."""
@@ -86,7 +89,17 @@ def ask_shield(shield: BaseShield, state: ArrayLike, command: Sequence[float]) -
         nearest_score=float(projection.score),
         nearest_supported=bool(projection.supported),
         supported_returns=tuple(ranges),
+        return_decimals=told_decimals(shield),
     )
+
+
+def told_decimals(shield: BaseShield) -> int | None:
+    """With how many decimals a shield tells returns: a tenth of the noise that it adds to them.
+
+    What differs by less it hardly tells apart. None where it adds none.
+    """
+    noise = float(shield.return_noise)
+    return resolution_decimals(noise) + 1 if noise > 0.0 else None
 
 
 def _checked(

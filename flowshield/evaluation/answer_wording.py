@@ -39,7 +39,8 @@ def _score(answer: Answer) -> str:
 def _nearest(answer: Answer) -> str:
     if answer.supported:
         return "the command itself"
-    text = f"{command_words(answer.nearest)}, score {number(answer.nearest_score)}"
+    nearest = command_words(answer.nearest, answer.return_decimals)
+    text = f"{nearest}, score {number(answer.nearest_score)}"
     if answer.nearest_supported:
         return text
     return f"no supported command was found; the best found is {text}"
@@ -49,8 +50,9 @@ def _ranges(answer: Answer) -> str:
     horizon = f"at a horizon of {steps_words(answer.command[0])}"
     if not answer.supported_returns:
         return f"none is supported {horizon}"
-    ends = [end for pair in answer.supported_returns for end in pair]
-    digits = max(1, decimals_for(ends))
+    digits = answer.return_decimals
+    if digits is None:
+        digits = max(1, decimals_for(end for pair in answer.supported_returns for end in pair))
     ranges = " and ".join(_range(low, high, digits) for low, high in answer.supported_returns)
     return f"{ranges}: supported {horizon}"
 

@@ -54,6 +54,11 @@ class CellGrid:
             if cell is not None:
                 yield command, cell
 
+    @property
+    def mean_returns(self) -> list[float | None]:
+        """That of every cell; None where it is not known."""
+        return [cell.get("return_mean") for cell in self]
+
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         """All cells, command by command."""
         for command in self.commands:

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from flowshield.errors import DataError, ShapeError
+from flowshield.evaluation.wording import short_number
 
 Array = NDArray[np.float64]
 
@@ -85,7 +86,11 @@ def plot_projection(plane: CommandPlane | Mapping[str, Any]) -> Figure:
     _limit(axes, horizons, returns, np.array([*requests, *projections, *edge]).reshape(-1, 2))
     handles += draw_data(axes, data)
     handles += draw_requests(axes, requests, projections)
-    label = "" if plane.bound is None else f"provable bound on R: {plane.bound:.4g}"
+    label = (
+        ""
+        if plane.bound is None
+        else f"provable bound on R: {short_number(float(f'{plane.bound:.4g}'))}"
+    )
     handles += draw_bound(axes, plane.bound, label)
     axes.set(xlabel="horizon H (steps)", ylabel="return R")
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from flowshield.data import TrajectoryDataset
 from flowshield.envs import make_env
 from flowshield.errors import FlowshieldError
+from flowshield.models.scale import ReturnScale
 
 
 def impossible_commands(
-    dataset: TrajectoryDataset, steps: NDArray[np.int64], margin: float
+    dataset: TrajectoryDataset, steps: NDArray[np.int64], margin: float | None = None
 ) -> NDArray[np.float32]:
     """Commands out of reach at the given steps, with the horizons that really were left.
 
@@ -23,7 +24,7 @@ def impossible_commands(
     Args:
         dataset: Names its environment in its metadata.
         steps: Indices of transitions, [n].
-        margin: Raw reward above the provable bound.
+        margin: Raw reward above the provable bound; None = `ReturnScale.margin` of the dataset.
 
     Returns:
         Commands [n, 2], steps and raw return.
@@ -33,7 +34,8 @@ def impossible_commands(
     if bound is None:
         commands[:, 1] += dataset.commands[:, 1].max() - dataset.commands[:, 1].min()
     else:
-        commands[:, 1] = bound + margin
+        above = ReturnScale.of(dataset.commands[:, 1]).margin if margin is None else margin
+        commands[:, 1] = bound + above
     return commands
 
 

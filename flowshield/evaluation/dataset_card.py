@@ -1,9 +1,9 @@
 """What the data are: the record of results.json, and the report's tables of it."""
 
-__all__ = ["dataset_record", "dataset_tables"]
+__all__ = ["dataset_record", "dataset_tables", "return_decimals"]
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from flowshield.data import TrajectoryDataset
 from flowshield.evaluation.report_table import ReportTable
-from flowshield.evaluation.wording import MISSING, decimals_for, number
+from flowshield.evaluation.wording import MISSING, decimals_for, number, short_number
+from flowshield.models.scale import ReturnScale
 
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 # what a dataset says only once it was saved: the run that collected it shall say the same
@@ -29,6 +30,7 @@ def dataset_record(
     """
     returns, metadata = dataset.episode_returns, dataset.metadata
     kinds = _by_behaviour(dataset)
+    scale = ReturnScale.of(dataset.commands[:, 1])
     return {
         "env": metadata.get("env"),
         "behaviour": ", ".join(f"{k['n_episodes'] / len(returns):.0%} {k['name']}" for k in kinds),
@@ -39,6 +41,9 @@ def dataset_record(
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
         "return_max": float(returns.max()),
+        "return_spread": scale.spread,
+        "return_grid": scale.grid,
+        "return_decimals": scale.decimals,
         "length_mean": float(dataset.episode_lengths.mean()),
         "state_dim": dataset.state_dim,
         "action_dim": dataset.action_dim,
@@ -59,6 +64,17 @@ def dataset_tables(dataset: Mapping[str, Any]) -> tuple[ReportTable, ReportTable
     return _card(dataset), _behaviours(dataset)
 
 
+def return_decimals(dataset: Mapping[str, Any], values: Iterable[float | None]) -> int:
+    """Decimals with which returns are written.
+
+    Args:
+        dataset: "dataset" of results.json.
+        values: Returns whose size tells, where an older release did not record the data's scale.
+    """
+    found = dataset.get("return_decimals")
+    return decimals_for(values) if found is None else int(found)
+
+
 def _card(dataset: Mapping[str, Any]) -> ReportTable:
     metadata = dataset.get("metadata") or {}
     sizes = tuple(f"{dataset.get(f'{name}_dim', MISSING)}" for name in ("state", "action"))
@@ -73,8 +89,9 @@ def _card(dataset: Mapping[str, Any]) -> ReportTable:
         "episodes": dataset.get("n_episodes"),
         "steps": dataset.get("n_transitions"),
         "episodes cut off by the step limit": dataset.get("n_truncated"),
-        "returns": _spread(dataset.get("return_quantiles")),
-        "lengths, steps": _spread(dataset.get("length_quantiles")),
+        "returns": _listed(dataset.get("return_quantiles"), dataset),
+        "scale of returns": _scale(dataset),
+        "lengths, steps": _listed(dataset.get("length_quantiles"), {}),
         "split by episode": splits or None,
         "behaviour": _json(metadata.get("behaviour")),
     }
@@ -90,7 +107,7 @@ def _card(dataset: Mapping[str, Any]) -> ReportTable:
 
 def _behaviours(dataset: Mapping[str, Any]) -> ReportTable:
     kinds = dataset.get("behaviours") or ()
-    decimals = decimals_for(kind.get("return_max") for kind in kinds)
+    decimals = return_decimals(dataset, (kind.get("return_max") for kind in kinds))
     rows = tuple(
         (
             str(kind.get("name", MISSING)),
@@ -128,11 +145,19 @@ def _quantiles(values: NDArray[Any]) -> list[float]:
     return [float(value) for value in np.quantile(values, (0.0, *_LEVELS, 1.0))]
 
 
-def _spread(quantiles: list[float] | None) -> str | None:
+def _listed(quantiles: list[float] | None, dataset: Mapping[str, Any]) -> str | None:
     if not quantiles:
         return None
-    decimals = decimals_for(quantiles)
+    decimals = return_decimals(dataset, quantiles)
     return ", ".join(number(value, decimals) for value in quantiles)
+
+
+def _scale(dataset: Mapping[str, Any]) -> str | None:
+    spread, grid = dataset.get("return_spread"), dataset.get("return_grid")
+    if spread is None:
+        return None
+    kind = "no common step" if grid is None else f"multiples of {short_number(grid)}"
+    return f"spread {short_number(float(f'{spread:.3g}'))}, {kind}"
 
 
 def _json(value: Any) -> str | None:

@@ -39,6 +39,7 @@ class Subjects:
         return_tolerance: A return counts as met within this, raw reward.
         deterministic: Whether the agent takes its mean, or likeliest, action.
         use_return_bound: Whether the environment lends the shields its provable bound.
+        return_grid: What the returns of supported commands are multiples of; None = of nothing.
     """
 
     agent: UDRLAgent
@@ -55,6 +56,7 @@ class Subjects:
     return_tolerance: float
     deterministic: bool = True
     use_return_bound: bool = False
+    return_grid: float | None = None
 
 
 class Evaluator:
@@ -117,6 +119,7 @@ class Evaluator:
             n_commands=subjects.n_commands,
             seed=subjects.seed,
             deterministic=subjects.deterministic,
+            return_grid=subjects.return_grid,
         )
         return followed_record(followed, subjects.return_tolerance)
 

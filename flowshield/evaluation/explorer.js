@@ -4,6 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const plane = at("plane"), canvas = plane.querySelector("canvas"), svg = plane.querySelector("svg");
 const PAD = { left: 52, right: 14, top: 12, bottom: 40 };
+const TEXT_WIDTH = 7; // pixels a letter of a label, at most
 const LEVELS = [-20, -8, -3, 0, 1.5, 3, 5]; // nats from the threshold, as in the report
 const state = { episode: 0, moment: 0, shield: data.opening.shield, preset: data.opening.preset,
                 column: 0, row: 0 };
@@ -39,16 +40,26 @@ function told() {
            threshold: verdicts().threshold };
 }
 
-function number(value, decimals = 1) {
+// As wording.number: with an exponent where it would be long without one.
+function number(value, decimals) {
   if (value === -Infinity) return "−∞";
-  return value.toFixed(decimals).replace(/^-(0(\.0*)?)$/, "$1").replace("-", "−");
+  if (decimals > 5 || decimals < -3 || Math.abs(value) >= 1e6) return withExponent(value, decimals);
+  return value.toFixed(Math.max(0, decimals)).replace(/^-(0(\.0*)?)$/, "$1").replace("-", "−");
 }
-const command = ([h, r]) => `(${number(h, 0)}, ${number(r, 1)})`;
+function withExponent(value, decimals) {
+  if (Math.abs(value) < 0.005 * 10 ** -decimals) return "0";
+  const figures = Math.floor(Math.log10(Math.abs(value))) + decimals;
+  return value.toExponential(Math.min(6, Math.max(0, figures))).replace("+", "").replaceAll("-", "−");
+}
+const returned = (r) => number(r, data.decimals);
+const command = ([h, r]) => `(${number(h, 0)}, ${returned(r)})`;
 
 // ---------------------------------------------------------------- drawing
 
 function frame() {
   const box = plane.getBoundingClientRect(), { horizons, returns } = moment();
+  const labels = returnTicks(box.height - PAD.top - PAD.bottom).map(tickLabel);
+  PAD.left = Math.max(52, 26 + TEXT_WIDTH * Math.max(...labels.map((label) => label.length)));
   const width = box.width - PAD.left - PAD.right, height = box.height - PAD.top - PAD.bottom;
   return { box, width, height,
            x: (h) => PAD.left + width * (h - horizons[0]) / span(horizons),
@@ -104,6 +115,9 @@ function ticks(axis, most) {
   return found;
 }
 
+const returnTicks = (height) => ticks(moment().returns, height / 55);
+const tickLabel = (r) => String(+r.toPrecision(6)).replaceAll("-", "−");
+
 function drawAxes(f) {
   const { horizons, returns } = moment(), bottom = PAD.top + f.height;
   add("rect", { x: PAD.left, y: PAD.top, width: f.width, height: f.height, fill: "none", stroke: "var(--ink)" });
@@ -111,9 +125,9 @@ function drawAxes(f) {
     add("path", { d: `M${f.x(h)} ${bottom}v5`, stroke: "var(--ink)" });
     add("text", { x: f.x(h), y: bottom + 17, "text-anchor": "middle" }, number(h, 0));
   }
-  for (const r of ticks(returns, f.height / 55)) {
+  for (const r of returnTicks(f.height)) {
     add("path", { d: `M${PAD.left} ${f.y(r)}h-5`, stroke: "var(--ink)" });
-    add("text", { x: PAD.left - 8, y: f.y(r) + 4, "text-anchor": "end" }, String(+r.toPrecision(6)).replace("-", "−"));
+    add("text", { x: PAD.left - 8, y: f.y(r) + 4, "text-anchor": "end" }, tickLabel(r));
   }
   add("text", { x: PAD.left + f.width / 2, y: f.box.height - 6, "text-anchor": "middle" }, "horizon H (steps)");
   const middle = PAD.top + f.height / 2;
@@ -162,11 +176,11 @@ function drawTold() {
   if (!now.supported) {
     rows.push(["its score", `${number(now.projectionScore, 2)} nats${now.found ? "" : ": not supported either"}`]);
     const [dh, dr] = [0, 1].map((k) => now.projection[k] - now.request[k]);
-    rows.push(["moved by", `${number(dh, 0)} steps, ${number(dr)} return`]);
+    rows.push(["moved by", `${number(dh, 0)} steps, ${returned(dr)} return`]);
   }
   if (bound !== null) {
     const beyond = now.request[1] > bound ? "; the request is provably impossible" : "";
-    rows.push(["provable bound on R", number(bound) + beyond]);
+    rows.push(["provable bound on R", returned(bound) + beyond]);
   }
   rows.push(["what the episode really did", command(fulfilled)]);
   list.replaceChildren(...rows.flatMap(([name, value]) => {
@@ -253,7 +267,7 @@ function option(parent, label, pressed, type, group) {
 }
 
 data.episodes.forEach((episode, k) => {
-  at("episode").add(new Option(`return ${number(episode.return)} in ${episode.length} steps`, k, false, k === state.episode));
+  at("episode").add(new Option(`return ${returned(episode.return)} in ${episode.length} steps`, k, false, k === state.episode));
 });
 data.shields.forEach((shield, k) => {
   const radio = option(at("shields"), shield.label, () => { state.shield = k; draw(true); }, "radio", "shield");

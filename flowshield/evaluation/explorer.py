@@ -29,6 +29,7 @@ from flowshield.evaluation.page_template import page_template
 from flowshield.evaluation.verdict import Verdict
 from flowshield.evaluation.wording import command_label, shield_label
 from flowshield.models import BaseShield
+from flowshield.models.scale import ReturnScale
 
 FORMAT = 1
 _MAP_STEP = 0.25  # nats: the map only colours, verdicts and scores are told exactly
@@ -74,6 +75,7 @@ def explorer_payload(
         "title": title,
         "finer": FINER,
         "mapStep": _MAP_STEP,
+        "decimals": ReturnScale.of(episodes.commands[:, 1]).decimals + 1,
         "shields": [
             {"name": name, "label": shield_label(name), "score": shield.score_type}
             for name, shield in shields.items()

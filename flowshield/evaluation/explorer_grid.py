@@ -15,6 +15,7 @@ from flowshield.evaluation.contrast import return_bound
 from flowshield.evaluation.plane import extent, left_of, moment_data
 from flowshield.evaluation.scoring import shield_limits, shield_scores
 from flowshield.models import BaseShield
+from flowshield.models.scale import ReturnScale
 
 FINER = 4  # points of the map from one request of the grid to the next
 _ROWS = 64  # requests that are projected at a time: more were slower
@@ -107,7 +108,8 @@ def explored_moment(
     state = episodes.states[index]
     presets = left_of(commands, step, episodes.rewards[index - step : index])
     fulfilled = episodes.commands[index]
-    spans = extent(moment_data(episodes, step), presets, fulfilled[None], 2)
+    air = ReturnScale.of(episodes.commands[:, 1]).noise
+    spans = extent(moment_data(episodes, step), presets, fulfilled[None], 2, air)
     horizons, returns = _whole_steps(spans[0], n), _round_returns(spans[1], n)
     requests = np.concatenate([_commands(horizons, returns), presets])
     fine = _commands(_finer(horizons), _finer(returns))

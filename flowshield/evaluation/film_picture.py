@@ -72,10 +72,11 @@ def _lines(episode: FilmedEpisode, step: int) -> list[tuple[str, str, tuple[int,
     name = SCORE_NAMES[episode.score_type]
     when = "now" if step < episode.length else "at the last step"
     verdict, colour = ("supported", _GOOD) if supported else ("NOT supported", _BAD)
+    so_far = number(episode.return_after(step), episode.decimals)
     return [
         ("asked", f"{command_words(episode.evaluated.command)}, at the start", _FAINT),
-        ("step", f"{step}   return so far {number(episode.return_after(step), 1)}", _TEXT),
-        ("command", f"{command_words(asked)}, {when}", _TEXT),
+        ("step", f"{step}   return so far {so_far}", _TEXT),
+        ("command", f"{command_words(asked, episode.decimals)}, {when}", _TEXT),
         ("verdict", f"{verdict}: {name} {number(score, 1)} {relation} {number(limit, 1)}", colour),
         ("agent", *_given(episode, now)),
     ]
@@ -87,7 +88,7 @@ def _given(episode: FilmedEpisode, now: int) -> tuple[str, tuple[int, int, int]]
         return "is given it all the same", _FAINT
     replaced = (episode.asked != episode.followed).any(axis=1)
     if replaced[now]:
-        return f"is given {command_words(episode.followed[now])}", _GOOD
+        return f"is given {command_words(episode.followed[now], episode.decimals)}", _GOOD
     return f"is given it; {replaced[:now].sum()} replaced before", _FAINT
 
 
@@ -97,7 +98,7 @@ def _write_end(
     """The outcome, in a bar over the top of the picture."""
     left, top, width = place
     height = _END_SIZE + 2 * _MARGIN
-    end = number(episode.return_after(episode.length), 1)
+    end = number(episode.return_after(episode.length), episode.decimals)
     text = f"{episode.outcome} after {episode.length} steps, return {end}"
     colour = _END_COLOURS.get(episode.outcome, _GOOD)
     draw.rectangle((left, top, left + width - 1, top + height), fill=colour)

@@ -13,8 +13,10 @@ from PIL import Image
 from flowshield.envs import EnvWrapper
 from flowshield.errors import UsageError
 from flowshield.evaluation.agent import EvaluatedEpisode, run_batch
+from flowshield.evaluation.answer import told_decimals
 from flowshield.evaluation.cell_grid import Command
 from flowshield.evaluation.scoring import shield_limits, shield_scores
+from flowshield.evaluation.wording import decimals_for
 from flowshield.models import BaseShield, CommandedPolicy, UDRLAgent
 
 MOST_PICTURES = 300  # of an episode, kept: this bounds memory and the film's length
@@ -39,6 +41,7 @@ class FilmedEpisode:
         stride: Steps from one picture to the next.
         seconds_per_step: Of the world that is shown.
         outcome: "crashed", "time out", or how else it ended.
+        decimals: With which returns are written.
     """
 
     evaluated: EvaluatedEpisode
@@ -52,6 +55,7 @@ class FilmedEpisode:
     stride: int
     seconds_per_step: float
     outcome: str
+    decimals: int = 1
 
     @property
     def length(self) -> int:
@@ -117,6 +121,7 @@ def film_episode(
         stride=film.stride,
         seconds_per_step=1.0 / rate,
         outcome=_outcome(env, evaluated),
+        decimals=_decimals(shield, command),
     )
 
 
@@ -176,6 +181,11 @@ def _pixels(env: EnvWrapper) -> NDArray[np.uint8]:
             f"uint8 from its render() with render_mode='rgb_array', got {type(pixels).__name__}"
         )
     return pixels
+
+
+def _decimals(shield: BaseShield, command: Command) -> int:
+    found = told_decimals(shield)
+    return max(1, decimals_for([command[1]])) if found is None else found
 
 
 def _outcome(env: EnvWrapper, evaluated: EvaluatedEpisode) -> str:

@@ -63,6 +63,7 @@ def evaluate_followed(
     n_commands: int = 5,
     seed: int = 0,
     deterministic: bool = True,
+    return_grid: float | None = None,
 ) -> Followed:
     """Gives the agent, alone, commands that the shield supports at each episode's own start.
 
@@ -77,6 +78,7 @@ def evaluate_followed(
         n_commands: Commands at each, over the range of supported returns, at least 1.
         seed: Root of the starts' seeds, and of the agent's draws.
         deterministic: Whether the agent takes its mean, or likeliest, action.
+        return_grid: See `supported_commands`.
 
     Raises:
         ConfigError: A number is out of range, or there are too few environments.
@@ -89,7 +91,8 @@ def evaluate_followed(
     try:
         if len(envs) < n_episodes:
             raise ConfigError(f"expected {n_episodes} environments, got {len(envs)}")
-        return _follow(agent, envs, shield, start_seeds(seed, n_starts), n_commands, deterministic)
+        seeds = start_seeds(seed, n_starts)
+        return _follow(agent, envs, shield, seeds, n_commands, deterministic, return_grid)
     finally:
         if isinstance(env, str):
             for made in envs:
@@ -103,10 +106,11 @@ def _follow(
     seeds: list[int],
     n_commands: int,
     deterministic: bool,
+    return_grid: float | None,
 ) -> Followed:
     states = np.stack([initial_state(envs[0], seed) for seed in seeds])
     before = shield.n_uncomputed
-    quantiles, commands = supported_commands(shield, states, n_commands)
+    quantiles, commands = supported_commands(shield, states, n_commands, return_grid)
     n_uncomputed = shield.n_uncomputed - before
     kept = np.flatnonzero(np.isfinite(commands).all(axis=(1, 2)))
     asked = [(float(h), float(r)) for h, r in commands[kept].reshape(-1, 2)]

@@ -11,16 +11,18 @@ __all__ = [
 from collections.abc import Mapping
 from typing import Any
 
+from flowshield.evaluation.dataset_card import return_decimals
 from flowshield.evaluation.report_table import ReportTable
 from flowshield.evaluation.wording import (
     MISSING,
-    decimals_for,
     is_known,
     number,
     percent,
     percent_interval,
     shield_label,
+    short_number,
 )
+from flowshield.evaluation.yardstick import tolerance_text
 
 FOLLOWS = 0.9  # rank correlation and coverage from which on a policy follows
 IGNORES = 0.5  # rank correlation below which it does not
@@ -77,10 +79,10 @@ def followed_tables(results: Mapping[str, Any]) -> tuple[ReportTable, ReportTabl
     """The report's tables: in all, and by the level of the returns asked.
 
     Args:
-        results: The content of results.json; only "followed" is read.
+        results: The content of results.json; "followed", "dataset" and "yardstick" are read.
     """
     entries = _followed(results)
-    return _summary_table(entries), _level_table(entries)
+    return _summary_table(results, entries), _level_table(results, entries)
 
 
 def followed_measured(record: Mapping[str, Any]) -> str:
@@ -110,7 +112,10 @@ def _told(verdict: str) -> str:
     return "perhaps followed, perhaps not" if verdict == "unknown" else verdict
 
 
-def _summary_table(entries: list[tuple[str, Mapping[str, Any]]]) -> ReportTable:
+def _summary_table(
+    results: Mapping[str, Any], entries: list[tuple[str, Mapping[str, Any]]]
+) -> ReportTable:
+    met = tolerance_text(results.get("yardstick"))
     rows = tuple(
         (
             shield_label(name),
@@ -128,15 +133,18 @@ def _summary_table(entries: list[tuple[str, Mapping[str, Any]]]) -> ReportTable:
         "(Spearman) of commanded and achieved among the episodes of one start, where only the "
         "command differs, averaged over starts; then of returns over all episodes, where the "
         "starts have their part in it. Within: |achieved − commanded return| at most the "
-        f"tolerance. Intervals are bootstrapped over starts. {_RULE}",
+        f"tolerance{f': {met}' if met else ''}. Intervals are bootstrapped over starts. {_RULE}",
         ("supported by", "is", *header, "starts left out"),
         rows,
     )
 
 
-def _level_table(entries: list[tuple[str, Mapping[str, Any]]]) -> ReportTable:
+def _level_table(
+    results: Mapping[str, Any], entries: list[tuple[str, Mapping[str, Any]]]
+) -> ReportTable:
+    dataset = results.get("dataset") or {}
     rows = tuple(
-        (shield_label(name), *_level_row(level))
+        (shield_label(name), *_level_row(level, dataset))
         for name, record in entries
         for level in record.get("levels") or ()
     )
@@ -164,8 +172,9 @@ def _level_table(entries: list[tuple[str, Mapping[str, Any]]]) -> ReportTable:
     )
 
 
-def _level_row(level: Mapping[str, Any]) -> tuple[str, ...]:
-    decimals = decimals_for((level.get("commanded_return"), _mean(level, "achieved_return")))
+def _level_row(level: Mapping[str, Any], dataset: Mapping[str, Any]) -> tuple[str, ...]:
+    means = level.get("commanded_return"), _mean(level, "achieved_return")
+    decimals = return_decimals(dataset, means)
     coverage = level.get("coverage") or {}
     return (
         percent(level.get("quantile")),
@@ -214,7 +223,7 @@ def _to(interval: Mapping[str, Any], decimals: int) -> str:
 
 def _tolerance(record: Mapping[str, Any]) -> str:
     tolerance = record.get("return_tolerance")
-    return f"{tolerance:g}" if is_known(tolerance) else MISSING
+    return short_number(tolerance) if is_known(tolerance) else MISSING
 
 
 def _mean(record: Mapping[str, Any], key: str) -> float | None:

@@ -20,6 +20,7 @@ from flowshield.evaluation.command_plane import CommandPlane
 from flowshield.evaluation.contrast import return_bound
 from flowshield.evaluation.scoring import shield_limits, shield_scores
 from flowshield.models import BaseShield
+from flowshield.models.scale import ReturnScale
 
 _RESOLUTION = 80
 _QUANTILES = (0.05, 0.95)
@@ -82,7 +83,9 @@ def plane_at(
     left = left_of(requests, step, episodes.rewards[index - step : index])
     projections = _projected(shield, state, left)
     fulfilled = episodes.commands[index : index + 1]
-    horizons, returns = extent(data, left, np.concatenate([projections, fulfilled]), _RESOLUTION)
+    air = ReturnScale.of(episodes.commands[:, 1]).noise
+    shown = np.concatenate([projections, fulfilled])
+    horizons, returns = extent(data, left, shown, _RESOLUTION, air)
     grid = np.stack(np.meshgrid(horizons, returns), axis=-1).reshape(-1, 2).astype(np.float32)
     scores = shield_scores(shield, np.tile(state, (len(grid), 1)), grid)
     bound = return_bound(episodes, state[None])
@@ -104,6 +107,7 @@ def extent(
     requests: NDArray[np.floating],
     points: NDArray[np.floating],
     n: int,
+    air: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Horizons [n] and returns [n] that span a plane worth looking at.
 
@@ -115,11 +119,12 @@ def extent(
         requests: Commands that are asked, [m, 2].
         points: Commands that must be seen, [j, 2].
         n: How many of each.
+        air: Return beyond what is shown, at least; above 0, or equal returns would span nothing.
     """
     low, high = np.quantile(data.astype(np.float64), _QUANTILES, axis=0)
     near = requests[requests[:, 0] <= _FAR * high[0]]
     shown = np.concatenate([data.clip(low, high), near, points])
-    margin = _MARGIN * np.ptp(shown, axis=0) + 1.0
+    margin = _MARGIN * np.ptp(shown, axis=0) + (1.0, air)
     horizons = np.linspace(1.0, shown[:, 0].max() + margin[0], n)
     returns = np.linspace(shown[:, 1].min() - margin[1], shown[:, 1].max() + margin[1], n)
     return horizons, returns

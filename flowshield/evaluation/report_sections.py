@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from flowshield.evaluation.cell_grid import CellGrid
-from flowshield.evaluation.dataset_card import dataset_tables
+from flowshield.evaluation.dataset_card import dataset_tables, return_decimals
 from flowshield.evaluation.follow_wording import followed_tables
 from flowshield.evaluation.report_table import ReportTable
 from flowshield.evaluation.report_tables import (
@@ -61,8 +61,10 @@ def report_sections(
     """
     names = list(drawn)
     others = tuple(name for name in names if name not in FIGURES)
+    dataset = results.get("dataset") or {}
+    decimals = return_decimals(dataset, grid.mean_returns)
     every = (
-        Section("returns", "Returns and crashes", ("returns",), (returns_table(grid),)),
+        Section("returns", "Returns and crashes", ("returns",), (returns_table(grid, decimals),)),
         Section("plane", "What is supported, moment by moment", ("command_plane",), ()),
         Section(
             "detection",
@@ -80,7 +82,7 @@ def report_sections(
         Section("followed", "Commanded and achieved", ("followed",), followed_tables(results)),
         Section("training", "Training", ("training",), (training_table(results),)),
         Section("more", "More figures", others, ()),
-        Section("data", "The data", (), dataset_tables(results.get("dataset") or {})),
+        Section("data", "The data", (), dataset_tables(dataset)),
         Section("seeds", "Seeds", (), (seeds_table(results),)),
     )
     shown = (

@@ -23,17 +23,16 @@ from flowshield.evaluation.wording import (
     MISSING,
     alarm_basis,
     command_label,
-    decimals_for,
     number,
     percent,
     percent_interval,
     shield_label,
 )
+from flowshield.evaluation.yardstick import margin_text
 
 
-def returns_table(grid: CellGrid) -> ReportTable:
-    """Every command under every shield."""
-    decimals = decimals_for(cell.get("return_mean") for cell in grid)
+def returns_table(grid: CellGrid, decimals: int) -> ReportTable:
+    """Every command under every shield, returns with so many decimals."""
     rows = tuple(
         (
             command_label(cell["command"]),
@@ -96,7 +95,8 @@ def detection_table(results: Mapping[str, Any]) -> ReportTable:
         "Detection",
         "Unsupported commands against the true commands of held-out episodes, at random steps. NLL "
         "in nats on held-out commands: lower is better. What could not be computed was taken for "
-        "unsupported, and counted: here, and over all commands and episodes above.",
+        "unsupported, and counted: here, and over all commands and episodes above."
+        f"{_margin(results)}",
         (
             "shield",
             "detected",
@@ -110,6 +110,11 @@ def detection_table(results: Mapping[str, Any]) -> ReportTable:
         ),
         tuple(rows),
     )
+
+
+def _margin(results: Mapping[str, Any]) -> str:
+    told = margin_text(results.get("yardstick"))
+    return f" {told[0].upper()}{told[1:]}." if told else ""
 
 
 def _uncomputed_in_episodes(results: Mapping[str, Any], shield: str) -> str:

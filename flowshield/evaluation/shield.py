@@ -22,7 +22,7 @@ def evaluate_shield(
     threshold: float | None = None,
     *,
     n_states: int = 3000,
-    margin: float = 20.0,
+    margin: float | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Detection of impossible commands against the true ones, at random held-out steps.
@@ -32,7 +32,8 @@ def evaluate_shield(
         test_dataset: Episodes that neither trained nor calibrated the shield.
         threshold: Least score that counts as supported; None = the calibrated one.
         n_states: Steps drawn (all, if there are fewer).
-        margin: How far above the provable bound the impossible commands ask, raw reward.
+        margin: How far above the provable bound the impossible commands ask, raw reward; None =
+            derived from the returns of the test dataset.
         seed: Of the draw of steps.
 
     Returns:
@@ -69,7 +70,7 @@ def detection_scores(
     dataset: TrajectoryDataset,
     *,
     n_states: int,
-    margin: float,
+    margin: float | None,
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores of true and of impossible commands at the same random steps, [n] each."""

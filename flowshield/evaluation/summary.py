@@ -7,6 +7,7 @@ from typing import Any
 
 from flowshield.evaluation.alarm_wording import alarms_finding
 from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.dataset_card import return_decimals
 from flowshield.evaluation.finding import Finding, Tone
 from flowshield.evaluation.follow_wording import followed_measured, followed_verdict
 from flowshield.evaluation.sureness import sureness_finding
@@ -14,7 +15,6 @@ from flowshield.evaluation.verdict import judge
 from flowshield.evaluation.verdict_wording import failure_finding, fix_finding
 from flowshield.evaluation.wording import (
     MISSING,
-    decimals_for,
     is_known,
     listed,
     number,
@@ -34,11 +34,13 @@ def summarize(results: Mapping[str, Any], grid: CellGrid) -> list[Finding]:
     """
     verdict = judge(grid)
     best = tuple(shield.shield for shield in verdict.best) if verdict else ()
+    dataset = results.get("dataset") or {}
+    decimals = return_decimals(dataset, grid.mean_returns)
     return [
-        _data(results.get("dataset") or {}),
+        _data(dataset),
         _policy((results.get("models") or {}).get("agent") or {}),
-        failure_finding(verdict, grid),
-        fix_finding(verdict, grid),
+        failure_finding(verdict, grid, decimals),
+        fix_finding(verdict, grid, decimals),
         alarms_finding(_of_the_best(results.get("shields"), best), results.get("alpha")),
         _follows(_of_the_best(results.get("followed"), best)),
         sureness_finding(results, grid),
@@ -53,9 +55,10 @@ def verdict_lines(results: Mapping[str, Any]) -> list[str]:
     """
     grid = CellGrid.from_cells(results.get("cells") or [])
     verdict = judge(grid)
+    decimals = return_decimals(results.get("dataset") or {}, grid.mean_returns)
     findings = (
-        failure_finding(verdict, grid),
-        fix_finding(verdict, grid),
+        failure_finding(verdict, grid, decimals),
+        fix_finding(verdict, grid, decimals),
         sureness_finding(results, grid),
     )
     return [f"{found.question} {found.answer}" for found in findings]
@@ -74,7 +77,7 @@ def _data(dataset: Mapping[str, Any]) -> Finding:
     if not dataset:
         return Finding(question, "not recorded", "")
     mean, std, top = (dataset.get(f"return_{name}") for name in ("mean", "std", "max"))
-    decimals = decimals_for((mean, top))
+    decimals = return_decimals(dataset, (mean, top))
     splits = ", ".join(f"{n} {name}" for name, n in (dataset.get("splits") or {}).items())
     detail = (
         f"{dataset.get('n_transitions', MISSING)} steps, "

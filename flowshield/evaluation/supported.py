@@ -15,18 +15,23 @@ _SAMPLES = 256  # drawn a state
 
 @torch.no_grad()
 def supported_commands(
-    shield: BaseShield, states: NDArray[np.float32], n_commands: int
+    shield: BaseShield,
+    states: NDArray[np.float32],
+    n_commands: int,
+    return_grid: float | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Supported commands at each state, spread evenly over what returns are supported there.
 
-    Of the shield's samples, horizons made whole, those that it does not flag are sorted by
-    return; taken are those at the quantiles (i + 1/2) / n_commands, so that every command is one
+    Of the shield's samples, horizons made whole, those that it does not flag are sorted by return;
+    taken are those at the quantiles (i + 1/2) / n_commands, so that every command is one
     that the shield itself would let pass.
 
     Args:
         shield: Calibrated.
         states: [n, state_dim], raw.
         n_commands: Commands a state, at least 1.
+        return_grid: The samples' returns become multiples of this, as horizons become whole; None =
+            they stay. Where the data's returns are 0 or 1 there is nothing between to ask for.
 
     Returns:
         (quantiles [n_commands], commands [n, n_commands, 2] raw); a state where fewer than
@@ -40,7 +45,7 @@ def supported_commands(
         raise ConfigError(f"expected n_commands from 1 to {_SAMPLES}, got {n_commands}")
     quantiles = (np.arange(n_commands) + 0.5) / n_commands
     state = torch.as_tensor(states, dtype=torch.float32, device=shield.device)
-    samples = _whole_horizons(shield.common_samples(state, _SAMPLES)[0])
+    samples = _on_grid(shield.common_samples(state, _SAMPLES)[0], return_grid)
     supported = shield.scores(state, samples) >= shield.limits(state).unsqueeze(1)
     chosen = np.full((len(states), n_commands, 2), np.nan)
     for row, inside in enumerate(supported):
@@ -51,6 +56,8 @@ def supported_commands(
     return quantiles, chosen
 
 
-def _whole_horizons(commands: Tensor) -> Tensor:
-    horizon = commands[..., :1].round().clamp(min=1.0)
-    return torch.cat([horizon, commands[..., 1:]], dim=-1)
+def _on_grid(commands: Tensor, return_grid: float | None) -> Tensor:
+    horizon, returns = commands[..., :1].round().clamp(min=1.0), commands[..., 1:]
+    if return_grid is not None:
+        returns = (returns / return_grid).round() * return_grid
+    return torch.cat([horizon, returns], dim=-1)

@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.dataset_card import return_decimals
 from flowshield.evaluation.wording import (
     MISSING,
     alarm_basis,
     command_label,
-    decimals_for,
     is_known,
     number,
     percent,
@@ -27,7 +27,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
     """One row per shield, the unshielded one first, and one column per command.
 
     Args:
-        results: The content of results.json; only "cells" is read.
+        results: The content of results.json; "cells" and "dataset" are read.
 
     Returns:
         A table of cells "mean return ± half the interval's width" over "share crashed"; six
@@ -37,7 +37,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         DataError: Two cells share shield and command, or a cell has neither.
     """
     grid = CellGrid.from_cells(results.get("cells", []))
-    decimals = _decimals(grid)
+    decimals = _decimals(results, grid)
     table = Table(
         title="Mean return ± half its interval, by shield and command (horizon, return)",
         box=box.SIMPLE_HEAD,
@@ -57,13 +57,13 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     """The same table in GitHub's Markdown, ending in a newline.
 
     Args:
-        results: The content of results.json; only "cells" is read.
+        results: The content of results.json; "cells" and "dataset" are read.
 
     Raises:
         DataError: Two cells share shield and command, or a cell has neither.
     """
     grid = CellGrid.from_cells(results.get("cells", []))
-    decimals = _decimals(grid)
+    decimals = _decimals(results, grid)
     rows = [["shield", *map(command_label, grid.commands)], ["---", *["---:"] * len(grid.commands)]]
     for shield in grid.shields:
         texts = [", ".join(_lines(grid.cell(shield, c), decimals)) for c in grid.commands]
@@ -128,5 +128,5 @@ def _lines(cell: Mapping[str, Any] | None, decimals: int) -> list[str]:
     return lines
 
 
-def _decimals(grid: CellGrid) -> int:
-    return decimals_for(cell.get("return_mean") for cell in grid)
+def _decimals(results: Mapping[str, Any], grid: CellGrid) -> int:
+    return return_decimals(results.get("dataset") or {}, grid.mean_returns)

@@ -11,7 +11,6 @@ from flowshield.evaluation.statistics import clopper_pearson
 from flowshield.evaluation.verdict import MAX_CRASH_RATE, SHORTFALL, ShieldVerdict, Verdict
 from flowshield.evaluation.wording import (
     command_label,
-    decimals_for,
     is_known,
     listed,
     number,
@@ -21,12 +20,13 @@ from flowshield.evaluation.wording import (
 )
 
 
-def failure_finding(verdict: Verdict | None, grid: CellGrid) -> Finding:
+def failure_finding(verdict: Verdict | None, grid: CellGrid, decimals: int) -> Finding:
     """What fails without a shield, by which rule, and what may fail.
 
     Args:
         verdict: None where nothing was evaluated without a shield.
         grid: The cells that it was read off.
+        decimals: With which returns are written.
     """
     question = "Is there a failure to fix?"
     if verdict is None:
@@ -36,27 +36,30 @@ def failure_finding(verdict: Verdict | None, grid: CellGrid) -> Finding:
         f"A command fails if even the lower end of the interval of its crashes is above "
         f"{percent(MAX_CRASH_RATE)}, or if even "
         "the upper end of its return's interval is below the lower of what was asked and the best "
-        f"cell without a shield ({number(best, 1)}) by more than {percent(SHORTFALL)} of that cell "
-        f"({number(SHORTFALL * abs(best), 1)})."
+        f"cell without a shield ({number(best, decimals + 1)}) by more than {percent(SHORTFALL)} "
+        f"of that cell ({number(SHORTFALL * abs(best), decimals + 1)})."
     )
     doubtful = [c for c in _crashing(grid, UNSHIELDED) if c not in verdict.failures]
-    doubts = "; ".join(_cell_text(grid, UNSHIELDED, command) for command in doubtful)
+    doubts = "; ".join(_cell_text(grid, UNSHIELDED, command, decimals) for command in doubtful)
     doubts = f" Not shown to fail, but above {percent(MAX_CRASH_RATE)}: {doubts}." if doubts else ""
     if not verdict.failures:
         answer = f"none of {verdict.n_commands} commands is shown to fail without a shield"
         return Finding(question, answer, f"{rule}{doubts}", "plain" if doubtful else "good")
-    told = "; ".join(_cell_text(grid, UNSHIELDED, command) for command in verdict.failures)
+    told = "; ".join(
+        _cell_text(grid, UNSHIELDED, command, decimals) for command in verdict.failures
+    )
     count = f"{len(verdict.failures)} of {verdict.n_commands} commands"
     detail = f"{told}. {rule}{doubts}"
     return Finding(question, f"yes: {count} fail without a shield", detail, "bad")
 
 
-def fix_finding(verdict: Verdict | None, grid: CellGrid) -> Finding:
+def fix_finding(verdict: Verdict | None, grid: CellGrid, decimals: int) -> Finding:
     """Which shields fix it, alike, and what they break.
 
     Args:
         verdict: None where nothing was evaluated without a shield.
         grid: The cells that it was read off.
+        decimals: With which returns are written.
     """
     question = "Which shield fixes it?"
     if verdict is None or not verdict.shields:
@@ -66,7 +69,9 @@ def fix_finding(verdict: Verdict | None, grid: CellGrid) -> Finding:
         harm = broken or "no shield makes a command fail beyond chance either"
         return Finding(question, "nothing to fix", harm, "bad" if broken else "plain")
     first, total = verdict.shields[0], len(verdict.failures)
-    told = "; ".join(_cell_text(grid, first.shield, command) for command in verdict.failures)
+    told = "; ".join(
+        _cell_text(grid, first.shield, command, decimals) for command in verdict.failures
+    )
     detail = (
         f"With {shield_label(first.shield)}: {told}. All: "
         f"{'; '.join(_tally(shield, total) for shield in verdict.shields)}. A fix or a break is "
@@ -91,12 +96,11 @@ def _crashing(grid: CellGrid, shield: str) -> list[Command]:
     return [c for c, cell in grid.row(shield) if (cell.get("crash_rate") or 0) > MAX_CRASH_RATE]
 
 
-def _cell_text(grid: CellGrid, shield: str, command: Command) -> str:
+def _cell_text(grid: CellGrid, shield: str, command: Command, decimals: int) -> str:
     cell = grid.cell(shield, command)
     if cell is None:
         return f"{command_label(command)} was not tried"
     mean, low, high = (cell.get(f"return_{end}") for end in ("mean", "low", "high"))
-    decimals = decimals_for(cell.get("return_mean") for cell in grid)
     ends = " to ".join(number(end, decimals) for end in (low, high) if is_known(end))
     returns = f"{number(mean, decimals)}{f' ({ends})' if ends else ''}"
     return f"{command_label(command)} returns {returns}{_crashed(cell)}"

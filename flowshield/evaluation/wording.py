@@ -16,6 +16,8 @@ __all__ = [
     "percent_interval",
     "percent_range",
     "plus_minus",
+    "resolution_decimals",
+    "short_number",
     "shield_label",
     "steps_words",
 ]
@@ -26,6 +28,11 @@ from typing import Any, TypeGuard
 
 MISSING = "–"
 
+_LEAST_DECIMALS, _MOST_DECIMALS = -3, 5  # of numbers that are written without an exponent
+_FROM_EXPONENT = 1e6
+_MOST_FIGURES = 7  # as many as float32 has
+_NOTHING = 0.005  # of the last decimal: what is less is the rounding of a difference
+
 
 def is_known(value: float | None) -> TypeGuard[float]:
     """Whether a value was measured."""
@@ -33,10 +40,38 @@ def is_known(value: float | None) -> TypeGuard[float]:
 
 
 def number(value: float | None, decimals: int = 2) -> str:
-    """A number with so many decimals, never "-0"; a dash where it is missing."""
+    """A number to so many decimals, never "-0"; a dash where it is missing.
+
+    Where it would have more than 5 decimals, or 7 digits before the point, it has an exponent, and
+    the same decimals count: 0.5 in units of a millionth is "5.0e−7" to 8 decimals.
+
+    Args:
+        value: What is written.
+        decimals: From -3 to 0 it is written as a whole number.
+    """
     if not is_known(value):
         return MISSING
-    return f"{value:z.{decimals}f}".replace("-", "−")
+    scale = abs(value) if math.isfinite(value) else 0.0
+    if decimals > _MOST_DECIMALS or decimals < _LEAST_DECIMALS or scale >= _FROM_EXPONENT:
+        return _with_exponent(value, decimals)
+    return f"{value:z.{max(decimals, 0)}f}".replace("-", "−")
+
+
+def short_number(value: float) -> str:
+    """A number as people type it, to six figures: "280", "0.25", "1e−6"."""
+    return _minus(f"{value:zg}")
+
+
+def _with_exponent(value: float, decimals: int) -> str:
+    if not math.isfinite(value) or abs(value) < _NOTHING * 10.0**-decimals:
+        return "0" if math.isfinite(value) else _minus(f"{value}")
+    figures = math.floor(math.log10(abs(value))) + decimals
+    return _minus(f"{value:.{min(max(figures, 0), _MOST_FIGURES - 1)}e}")
+
+
+def _minus(text: str) -> str:
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}".replace("-", "−") if e else text.replace("-", "−")
 
 
 def percent(rate: float | None, decimals: int = 0) -> str:
@@ -82,20 +117,32 @@ def decimals_for(values: Iterable[float | None]) -> int:
     """Decimals that leave the largest of the values about three significant figures."""
     sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
     largest = max(sizes, default=0.0)
-    if largest == 0.0:
-        return 0
-    return max(0, 2 - math.floor(math.log10(largest)))
+    return resolution_decimals(largest / 100) if largest > 0.0 else 0
+
+
+def resolution_decimals(resolution: float) -> int:
+    """Decimals that tell numbers apart that differ by so much; negative for millions."""
+    decimals = -math.floor(math.log10(resolution))
+    return decimals if decimals < _LEAST_DECIMALS else max(0, decimals)
 
 
 def command_label(command: Iterable[float]) -> str:
     """A command as (horizon, return), without needless zeros."""
-    return "(" + ", ".join(f"{value:g}" for value in command).replace("-", "−") + ")"
+    return "(" + ", ".join(map(short_number, command)) + ")"
 
 
-def command_words(command: Iterable[float]) -> str:
-    """A command in words: "return 280 in 1000 steps"."""
+def command_words(command: Iterable[float], most_decimals: int | None = None) -> str:
+    """A command in words: "return 280 in 1000 steps".
+
+    Args:
+        command: (horizon in steps, return).
+        most_decimals: With how many decimals a return is written at most; None = no such limit.
+    """
     horizon, target = command
-    return f"return {number(target, decimals_for([target]))} in {steps_words(horizon)}"
+    decimals = decimals_for([target])
+    if most_decimals is not None:
+        decimals = min(decimals, most_decimals)
+    return f"return {number(target, decimals)} in {steps_words(horizon)}"
 
 
 def steps_words(horizon: float) -> str:

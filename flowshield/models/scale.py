@@ -110,11 +110,15 @@ class ReturnScale:
         return decimals if decimals < _LEAST_DECIMALS else max(0, decimals)
 
     @property
+    def coarse_grid(self) -> float | None:
+        """The grid's step where a spread has few of them: every return is an outcome of its own."""
+        coarse = self.grid is not None and self.spread < _FEW_STEPS * self.grid
+        return self.grid if coarse else None
+
+    @property
     def _fine_grid(self) -> float:
         """The grid's step where a spread has many of them, else 0."""
-        if self.grid is None or self.spread < _FEW_STEPS * self.grid:
-            return 0.0
-        return self.grid
+        return self.grid or 0.0 if self.coarse_grid is None else 0.0
 
     def __str__(self) -> str:
         """Says what the data's returns are like."""

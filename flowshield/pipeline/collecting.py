@@ -2,6 +2,7 @@
 
 __all__ = ["check_request", "check_training_request", "collect", "dataset_path"]
 
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from flowshield.data import DataCollector, TrajectoryDataset
 from flowshield.data.storage import dataset_exists
 from flowshield.envs import make_env
 from flowshield.errors import ConfigError
+from flowshield.evaluation.wording import number
+from flowshield.models.scale import ReturnScale
 from flowshield.pipeline.place import place, rollout_workers
 from flowshield.progress import Bar, Reporter
 from flowshield.run_folder import RunFolder
@@ -118,18 +121,26 @@ class _Teller:
     """Shows how fast episodes come, and what they are worth on average."""
 
     def __init__(self, bar: Bar) -> None:
-        self.bar, self.start, self.n, self.total = bar, time.monotonic(), 0, 0.0
+        self.bar, self.start = bar, time.monotonic()
+        self.n, self.mean, self.squares = 0, 0.0, 0.0
 
     def __call__(self, returns: Iterable[float]) -> None:
-        for value in returns:
-            self.n, self.total = self.n + 1, self.total + float(value)
+        for value in map(float, returns):
+            self.n, before = self.n + 1, self.mean
+            self.mean += (value - before) / self.n
+            self.squares += (value - before) * (value - self.mean)  # Welford's sum
             rate = self.n / max(time.monotonic() - self.start, 1e-9)
-            self.bar.advance(f"{rate:.0f} episodes/s, mean return {self.total / self.n:.0f}")
+            deviation = math.sqrt(self.squares / self.n)
+            decimals = ReturnScale(deviation, None).decimals if deviation else 2
+            mean = number(self.mean, decimals)
+            self.bar.advance(f"{rate:.0f} episodes/s, mean return {mean}")
 
 
 def _describe(dataset: TrajectoryDataset) -> str:
     returns = dataset.episode_returns
+    decimals = ReturnScale.of(dataset.commands[:, 1]).decimals
+    mean, deviation, top = (number(f(), decimals) for f in (returns.mean, returns.std, returns.max))
     return (
         f"{dataset.n_episodes} episodes, {len(dataset)} steps, "
-        f"return {returns.mean():.0f} ± {returns.std():.0f} (highest {returns.max():.0f})"
+        f"return {mean} ± {deviation} (highest {top})"
     )

@@ -23,8 +23,11 @@ from flowshield.evaluation import (
 )
 from flowshield.evaluation.cell_grid import CellGrid
 from flowshield.evaluation.verdict import judge
+from flowshield.evaluation.wording import command_label, number
+from flowshield.evaluation.yardstick import Yardstick, margin_text, tolerance_text
 from flowshield.json_files import read_json, write_json
 from flowshield.models import BaseShield, UDRLAgent
+from flowshield.models.scale import ReturnScale
 from flowshield.pipeline.collecting import dataset_path
 from flowshield.pipeline.dashboard import log_evaluation
 from flowshield.pipeline.dataset_check import check_dataset
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
 _SETTINGS = {
     "cell": ("n_episodes", "deterministic"),
-    "followed": ("n_starts", "n_commands", "return_tolerance", "deterministic"),
+    "followed": ("n_starts", "n_commands", "return_tolerance", "deterministic", "return_grid"),
     "shield": ("n_states", "bound_margin", "commands"),
 }
 
@@ -67,24 +70,28 @@ def evaluate(
     dataset = dataset or _existing_dataset(config, folder)
     check_dataset(dataset, config)
     parts = Trainer(config).split(dataset)
-    subjects = _subjects(config, folder, parts["test"])
+    yardstick = Yardstick.of(dataset, config.evaluation)
+    subjects = _subjects(config, folder, parts["test"], yardstick)
     reporter.stage(
         "evaluate",
         f"{subjects.n_episodes} episodes for each of {len(subjects.commands)} commands "
         f"without a shield and with {', '.join(subjects.shields)}",
     )
+    for told in (tolerance_text, margin_text):
+        reporter.stage("evaluate", told(yardstick.record()))
     for name, shield in subjects.shields.items():
         reporter.stage("evaluate", f"{name}: {shield.calibration}")
     files = _Records(folder, subjects)
     if files.missing():
         folder.explorer.unlink(missing_ok=True)  # it shows what was measured before
+    decimals = ReturnScale.of(dataset.commands[:, 1]).decimals
     with folder.timed("evaluate"):
-        measured = _measured(config, files, reporter, subjects)
+        measured = _measured(config, files, reporter, subjects, decimals)
     subjects = Evaluator(subjects).subjects  # lends the shields the environment's bound
     with folder.timed("explore"):
         explorer = _explorer(config, folder, reporter, subjects, measured["cells"])
     typed = "\n".join(folder.remember(command))
-    results = gather_results(config, folder, typed, dataset, parts, measured)
+    results = gather_results(config, folder, typed, dataset, parts, measured, yardstick)
     write_json(folder.results, results)
     with atomic_write(folder.table) as file:
         tables = (markdown_table(results), followed_markdown_table(results))
@@ -114,7 +121,9 @@ def _explorer(
     return folder.explorer.name if folder.explorer.exists() else None
 
 
-def _subjects(config: DictConfig, folder: RunFolder, test: TrajectoryDataset) -> Subjects:
+def _subjects(
+    config: DictConfig, folder: RunFolder, test: TrajectoryDataset, yardstick: Yardstick
+) -> Subjects:
     # what is sent to other processes must lie on the CPU
     device = resolve_device("cpu" if on_ray(config) else config.device)
     followed = config.evaluation.followed
@@ -127,12 +136,13 @@ def _subjects(config: DictConfig, folder: RunFolder, test: TrajectoryDataset) ->
         seed=config.seed,
         n_episodes=config.evaluation.n_episodes,
         n_states=config.evaluation.n_states,
-        bound_margin=config.evaluation.bound_margin,
+        bound_margin=yardstick.bound_margin,
         n_starts=followed.n_starts,
         n_commands=followed.n_commands,
-        return_tolerance=followed.return_tolerance,
+        return_tolerance=yardstick.return_tolerance,
         deterministic=config.evaluation.deterministic,
         use_return_bound=config.calibration.use_return_bound,
+        return_grid=yardstick.return_grid,
     )
 
 
@@ -144,7 +154,11 @@ def _existing_dataset(config: DictConfig, folder: RunFolder) -> TrajectoryDatase
 
 
 def _measured(
-    config: DictConfig, files: "_Records", reporter: Reporter, subjects: Subjects
+    config: DictConfig,
+    files: "_Records",
+    reporter: Reporter,
+    subjects: Subjects,
+    decimals: int,
 ) -> dict[str, Any]:
     """Every record of results.json; what is on file is read, not measured again."""
     missing = len(files.missing())
@@ -155,7 +169,7 @@ def _measured(
                 for phase in (files.of_the_unshielded, files.of_the_shields):
                     for measurement, record in evaluator.measure_all(phase()):
                         files.write(measurement, record)
-                        bar.advance(_note(measurement, record))
+                        bar.advance(_note(measurement, record, decimals))
             finally:
                 evaluator.close()
     return files.read()
@@ -169,10 +183,7 @@ class _Records:
 
     def __init__(self, folder: RunFolder, subjects: Subjects) -> None:
         self.folder, self.shields, self.commands = folder, subjects.shields, subjects.commands
-        self.settings = {
-            kind: {name: _plain(getattr(subjects, name)) for name in names}
-            for kind, names in _SETTINGS.items()
-        }
+        self.settings = {kind: _settings(subjects, names) for kind, names in _SETTINGS.items()}
 
     def path(self, measurement: Measurement) -> Path:
         kind, (name, *rest) = measurement
@@ -235,6 +246,12 @@ class _Records:
         return record
 
 
+def _settings(subjects: Subjects, names: tuple[str, ...]) -> dict[str, Any]:
+    """What a record was measured by; what is None was unknown to older releases."""
+    values = {name: _plain(getattr(subjects, name)) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _plain(value: Any) -> Any:
     """As JSON reads it again."""
     return [list(command) for command in value] if isinstance(value, list) else value
@@ -248,9 +265,8 @@ def _evaluator(subjects: Subjects, num_workers: int) -> "Evaluator | EvaluatorPo
     return EvaluatorPool(subjects, num_workers)
 
 
-def _note(measurement: Measurement, record: dict[str, Any]) -> str:
+def _note(measurement: Measurement, record: dict[str, Any], decimals: int) -> str:
     kind, (name, *rest) = measurement
     if kind != "cell":
         return f"{name}: {'commands it supports' if kind == 'followed' else 'detection'}"
-    (horizon, target), mean = rest[0], record["return_mean"]
-    return f"{name} ({horizon:g}, {target:g}): return {mean:.0f}"
+    return f"{name} {command_label(rest[0])}: return {number(record['return_mean'], decimals)}"

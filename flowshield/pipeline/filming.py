@@ -118,7 +118,7 @@ def _told(side: FilmedEpisode, title: str) -> str:
     text = (
         f"{command_words(evaluated.command)}, {title if side.shielded else 'without a shield'}: "
         f"{side.outcome} after {side.length} steps, "
-        f"return {number(evaluated.episode.total_return, 1)}"
+        f"return {number(evaluated.episode.total_return, side.decimals)}"
     )
     if not side.shielded:
         return text

@@ -26,6 +26,7 @@ from flowshield.evaluation import (
 from flowshield.evaluation.cell_grid import CellGrid
 from flowshield.evaluation.verdict import judge
 from flowshield.evaluation.wording import shield_label
+from flowshield.evaluation.yardstick import Yardstick
 from flowshield.json_files import read_json
 from flowshield.machine import machine
 from flowshield.run_folder import RunFolder
@@ -48,6 +49,7 @@ def gather_results(
     dataset: TrajectoryDataset,
     parts: dict[str, TrajectoryDataset],
     measured: dict[str, Any],
+    yardstick: Yardstick,
 ) -> dict[str, Any]:
     """Puts what was measured beside what it was measured on and with.
 
@@ -58,6 +60,7 @@ def gather_results(
         dataset: The run's.
         parts: Its split.
         measured: "cells", "shields" and "followed".
+        yardstick: By which it was measured.
     """
     return {
         "version": RESULTS_VERSION,
@@ -69,6 +72,7 @@ def gather_results(
         "dataset": dataset_record(dataset, parts),
         "seed": config.seed,
         "alpha": config.calibration.alpha,
+        "yardstick": yardstick.record(),
         "models": {
             name: read_json(folder.models / f"{name}.json") for name in ("agent", *config.shield)
         },

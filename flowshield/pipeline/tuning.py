@@ -17,6 +17,7 @@ from flowshield.evaluation import (
     sweep_markdown_table,
 )
 from flowshield.evaluation.promise import pooled, promised_alarms, promised_scores
+from flowshield.evaluation.yardstick import Yardstick, margin_text
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield
 from flowshield.overrides import run_command
@@ -81,9 +82,10 @@ def tune(
         trainer = Trainer(config)
         parts = trainer.split(dataset)
         trainer.check_calibration(parts["calibration"].n_episodes)
-        _announce(config, space, reporter)
+        yardstick = Yardstick.of(dataset, config.evaluation)
+        _announce(config, space, yardstick, reporter)
         trials = _trials(config, space, folder, reporter, dataset)
-    return _conclude(config, space, folder, reporter, command, trials, parts["test"])
+    return _conclude(config, space, folder, reporter, command, trials, parts["test"], yardstick)
 
 
 def _check_resume(folder: RunFolder, begun: bool, resume: bool) -> None:
@@ -98,7 +100,9 @@ def _check_resume(folder: RunFolder, begun: bool, resume: bool) -> None:
         )
 
 
-def _announce(config: DictConfig, space: list[Domain], reporter: Reporter) -> None:
+def _announce(
+    config: DictConfig, space: list[Domain], yardstick: Yardstick, reporter: Reporter
+) -> None:
     settings = config.tune
     total = n_trials(space, settings.n_samples, settings.search)
     by = f"{settings.search}, " + (
@@ -107,6 +111,7 @@ def _announce(config: DictConfig, space: list[Domain], reporter: Reporter) -> No
     reporter.stage("tune", f"{total} trials of up to {most_epochs(config, space)} epochs ({by})")
     for domain in space:
         reporter.stage("tune", f"searches {domain}")
+    reporter.stage("tune", margin_text(yardstick.record()))
     if settings.search == "optuna" and any(domain.kind == "grid" for domain in space):
         reporter.stage("tune", "with optuna a grid is a choice: its values are drawn")
 
@@ -148,6 +153,7 @@ def _conclude(
     command: str,
     trials: list[dict[str, Any]],
     test: TrajectoryDataset,
+    yardstick: Yardstick,
 ) -> dict[str, Any]:
     """Writes everything that a sweep leaves behind."""
     results: dict[str, Any] = {
@@ -155,6 +161,7 @@ def _conclude(
         "command": command,
         "config_yaml": folder.named(OmegaConf.to_yaml(config)),
         "metric": _METRIC,
+        "yardstick": yardstick.record(),
         "space": [asdict(domain) for domain in space],
         "trials": trials,
         "best": None,
@@ -166,7 +173,7 @@ def _conclude(
         settings = trial_config(config, best["parameters"])
         with atomic_write(folder.sweep / "best.yaml") as file:
             file.write(_best_yaml(best, settings).encode())
-        results["best"] = {"trial": best["trial"], "test": _tested(config, shield, test)}
+        results["best"] = {"trial": best["trial"], "test": _tested(config, shield, test, yardstick)}
     write_json(folder.sweep / "results.json", results)
     folder.send()
     if best["status"] != "finished":
@@ -179,13 +186,15 @@ def _conclude(
     return results
 
 
-def _tested(config: DictConfig, shield: BaseShield, test: TrajectoryDataset) -> dict[str, Any]:
+def _tested(
+    config: DictConfig, shield: BaseShield, test: TrajectoryDataset, yardstick: Yardstick
+) -> dict[str, Any]:
     """Detection and false alarms on the test episodes, which chose nothing."""
-    evaluation, seed = config.evaluation, config.seed
+    n_states, seed = config.evaluation.n_states, config.seed
     alarms = promised_alarms(promised_scores(shield, test, seed), shield.calibration_in_force())
     return {
         "detection": evaluate_shield(
-            shield, test, n_states=evaluation.n_states, margin=evaluation.bound_margin, seed=seed
+            shield, test, n_states=n_states, margin=yardstick.bound_margin, seed=seed
         ),
         "false_alarms": asdict(pooled(alarms)),
     }

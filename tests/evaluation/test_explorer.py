@@ -1,6 +1,9 @@
 import base64
 import json
 import re
+import shutil
+import subprocess
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from flowshield.errors import DataError
 from flowshield.evaluation.explorer import explorer_payload, write_explorer
 from flowshield.evaluation.explorer_grid import FINER, chosen_episodes, moment_steps
 from flowshield.evaluation.verdict import ShieldVerdict, Verdict
+from flowshield.evaluation.wording import number
+from flowshield.models.scale import ReturnScale
 
 COMMANDS = [(10.0, 12.0), (500.0, 3.0)]  # as in conftest.py
 
@@ -43,6 +48,38 @@ def test_every_number_is_what_the_shield_says(payload, shields, episodes):
                 np.testing.assert_array_equal(decoded(told["found"], "u1"), there.supported)
                 seen |= set(supported.tolist())
     assert seen == {True, False}
+
+
+def test_returns_have_a_decimal_more_than_a_hundredth_of_their_spread(payload, episodes):
+    assert payload["decimals"] == ReturnScale.of(episodes.commands[:, 1]).decimals + 1 == 2
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node is installed")
+def test_the_page_writes_numbers_as_the_report_does():
+    script = (files("flowshield.evaluation") / "explorer.js").read_text()
+    written = re.search(
+        r"^function number\(.*?^}\nfunction withExponent.*?^}$", script, re.M | re.S
+    )
+    assert written is not None
+    cases = [
+        (value * unit, decimals)
+        for value in (
+            0.0,
+            0.5031,
+            -0.9837,
+            12.317,
+            -247.3,
+        )  # no ties, which either rounds its own way
+        for unit in (1e-9, 1e-6, 1e-3, 1.0, 1e3, 1e6, 1e9)
+        for decimals in (-7, -4, -3, 0, 1, 3, 5, 6, 8)
+    ]
+    program = (
+        f"{written[0]}\nconsole.log(JSON.stringify({json.dumps(cases)}.map((c) => number(...c))))"
+    )
+    said = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
+    expected = [number(*case) for case in cases]
+    for case, ours, theirs in zip(cases, expected, json.loads(said.stdout), strict=True):
+        assert ours == theirs, case
 
 
 def test_presets_and_what_was_fulfilled_stand_at_what_is_left(payload, episodes):

@@ -30,9 +30,9 @@ REQUEST = "document.querySelector('#told dd').textContent"
 
 
 def told(command):
-    """A command as the explorer writes it."""
+    """A command as the explorer writes it, with the payload's 2 decimals of returns."""
     horizon, target = command
-    return f"({horizon:.0f}, {target:.1f})".replace("-", "−")
+    return f"({horizon:.0f}, {target:.2f})".replace("-", "−")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import torch
 
 from flowshield.data import TrajectoryDataset
 from flowshield.evaluation.plane import extent, moment_planes, plane_at, typical_episode
+from flowshield.models import BaseShield
 from flowshield.models.shields import MixtureShield
 
 
@@ -60,6 +61,36 @@ def test_moments_are_spread_over_the_episode(shield, episodes):
 def test_a_far_request_does_not_set_the_extent_and_a_near_one_does():
     data = np.array([[100.0, 0.0], [200.0, 10.0]])
     inside = np.array([[150.0, 5.0]])
-    horizons, returns = extent(data, np.array([[1000.0, 5.0], [250.0, 90.0]]), inside, 30)
+    horizons, returns = extent(data, np.array([[1000.0, 5.0], [250.0, 90.0]]), inside, 30, 1.0)
     assert 250 < horizons[-1] < 300 and 90 < returns[-1] < 110 and len(horizons) == 30
-    assert extent(data, np.empty((0, 2)), np.array([[900.0, 0.0]]), 5)[0][-1] > 900
+    assert extent(data, np.empty((0, 2)), np.array([[900.0, 0.0]]), 5, 1.0)[0][-1] > 900
+
+
+class Anywhere(BaseShield):
+    """Supports every command alike."""
+
+    shield_type = ""
+
+    def compute_loss(self, state, command):
+        raise NotImplementedError
+
+    def log_prob(self, state, command, n_steps=None):
+        return torch.zeros(len(command))
+
+    def sample_with_log_prob(self, state, n_samples, generator=None):
+        shape = (len(state), n_samples)
+        return torch.zeros(*shape, 2), torch.zeros(shape)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_the_returns_of_a_plane_are_those_of_the_data_whatever_their_unit(unit):
+    rng = np.random.default_rng(0)
+    ends = np.tile([False, True], 60)
+    rewards = unit * np.where(ends, rng.integers(0, 2, 120), 0)
+    states = np.zeros((120, 1))
+    episodes = TrajectoryDataset.from_arrays(states, np.zeros((120, 1)), rewards, ends)
+    shield = Anywhere(1)
+    shield.eval().calibrate(episodes, alpha=0.1)
+    plane = plane_at(shield, episodes, [(2, 0.5 * unit)])
+    low, high = plane.returns[[0, -1]] / unit
+    assert -0.2 < low < 0.0 and 1.0 < high < 1.2

@@ -3,13 +3,17 @@ import math
 import pytest
 
 from flowshield.evaluation.wording import (
+    command_label,
+    command_words,
     decimals_for,
     listed,
     number,
     percent,
     percent_range,
     plus_minus,
+    short_number,
 )
+from flowshield.models.scale import ReturnScale
 
 
 @pytest.mark.parametrize(
@@ -18,6 +22,58 @@ from flowshield.evaluation.wording import (
 )
 def test_number(value, decimals, said):
     assert number(value, decimals) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "said"),
+    [
+        (0.5, 2, "0.50"),
+        (5.03e-7, 8, "5.0e−7"),
+        (-5.03e-7, 9, "−5.03e−7"),
+        (0.0, 8, "0"),
+        (1e-20, 8, "0"),  # a difference of equal numbers, rounded
+        (3e-9, 8, "3e−9"),
+        (9.96e-7, 8, "1.0e−6"),
+        (0.00123, 5, "0.00123"),
+        (999_999.0, 0, "999999"),
+        (-1_234_567.0, 0, "−1.234567e6"),
+        (503_217.0, -3, "503217"),
+        (503_217.0, -4, "5.0e5"),
+        (5.1e11, -10, "5.1e11"),
+        (math.inf, 2, "inf"),
+        (-math.inf, 9, "−inf"),
+    ],
+)
+def test_a_number_that_would_be_long_has_an_exponent(value, decimals, said):
+    assert number(value, decimals) == said
+
+
+@pytest.mark.parametrize("unit", [float(f"1e{n}") for n in range(-12, 13)])
+@pytest.mark.parametrize("mean", [0.503, -0.98, 0.047, 12.3])
+def test_a_mean_is_written_to_a_hundredth_of_the_spread_in_any_unit(mean, unit):
+    decimals = ReturnScale(1.05 * unit, None).decimals
+    said = plus_minus(mean * unit, (mean - 0.05) * unit, (mean + 0.05) * unit, decimals)
+    found, half = (float(part.replace("−", "-")) for part in said.split(" ±"))
+    assert found == pytest.approx(mean * unit, abs=0.0051 * unit)
+    assert half == pytest.approx(0.05 * unit, rel=0.1)
+    assert len(said) <= len("−0.00098 ±0.00005"), said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(280.0, "280"), (-0.25, "−0.25"), (1e-6, "1e−6"), (1e6, "1e6"), (0.2, "0.2"), (-0.0, "0")],
+)
+def test_a_number_as_people_type_it(value, said):
+    assert short_number(value) == said
+
+
+def test_a_return_in_words_has_no_more_decimals_than_it_is_worth():
+    assert command_words((1000, 280)) == "return 280 in 1000 steps"
+    assert command_words((1, 0.98123)) == "return 0.981 in 1 step"
+    assert command_words((1, 3e-9), most_decimals=1) == "return 0.0 in 1 step"
+    assert command_words((10, 5.23e-7), most_decimals=9) == "return 5.23e−7 in 10 steps"
+    assert command_words((10, 2.5e6)) == "return 2.50e6 in 10 steps"
+    assert command_label((10, -5e-7)) == "(10, −5e−7)"
 
 
 @pytest.mark.parametrize(
@@ -36,7 +92,17 @@ def test_plus_minus_never_says_zero_for_a_width_that_is_not():
 
 
 @pytest.mark.parametrize(
-    ("values", "decimals"), [([284, -3], 0), ([28.4], 1), ([0.93, None], 3), ([], 0), ([0.0], 0)]
+    ("values", "decimals"),
+    [
+        ([284, -3], 0),
+        ([28.4], 1),
+        ([0.93, None], 3),
+        ([], 0),
+        ([0.0], 0),
+        ([5e-7], 9),
+        ([28_400], 0),
+        ([2.84e6], -4),
+    ],
 )
 def test_decimals_leave_three_figures(values, decimals):
     assert decimals_for(values) == decimals
