@@ -96,7 +96,7 @@ def _validated(config: DictConfig, required: Mapping[str, Any]) -> DictConfig:
     for key, value in leaves.items():
         if key in known:
             _put(tree, key, checked_value(key, value, known[key]))
-        elif value != {}:  # `shield=[]` leaves an empty section, which is a choice
+        elif value != {}:  # `'shield=[]'` leaves an empty section, which is a choice
             _refuse_absent(key, leaves)
     check_shares(tree["data"]["split"])
     check_commands(tree["env"]["commands"])
@@ -152,7 +152,7 @@ def _return_steps() -> dict[str, float | None]:
 
 def _fill_shields(config: DictConfig) -> None:
     """Gives every chosen shield the settings that were left out."""
-    if "shield" not in config:  # Hydra drops the section for `shield=[]`
+    if "shield" not in config:  # Hydra drops the section for `'shield=[]'`
         config.shield = {}
     if not isinstance(config.shield, DictConfig):
         raise ConfigError(

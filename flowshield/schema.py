@@ -279,7 +279,7 @@ def _worker_range(value: Any) -> Any:
         return value
     raise ConfigError(
         "config key 'ray.num_workers': expected null, a whole number of at least 0, or the least "
-        f"and the most, such as [1,4], got {value!r}"
+        f"and the most, such as 'ray.num_workers=[1,4]', got {value!r}"
     )
 
 

@@ -88,7 +88,7 @@ def read_space(config: DictConfig) -> list[Domain]:
     if types.kind not in _LISTS or not types.values:
         raise ConfigError(
             "tune.space.shield: expected a grid or choice of shield types, such as "
-            f"{{grid: [quantile, mixture]}}, got {types}"
+            f"'tune.space.shield={{grid:[quantile,mixture]}}', got {types}"
         )
     for name in types.values:
         if name not in list_shields():
@@ -156,8 +156,8 @@ def _domains(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, D
         key = f"{prefix}{name}"
         if not isinstance(node, Mapping):
             raise ConfigError(
-                f"tune.space.{key}: expected a domain, such as {{loguniform: [1e-4, 1e-2]}}, of "
-                f"kind {', '.join(_KINDS)}, got {node!r}"
+                f"tune.space.{key}: expected a domain of kind {', '.join(_KINDS)}, such as "
+                f"'tune.space.{key}={{loguniform:[1e-4,1e-2]}}', got {node!r}"
             )
         kinds = [kind for kind in node if kind in _KINDS]
         if kinds:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,7 @@ ODD = [
     "a\nb", "a\tb", "\a", "a\r", "\x85", "glob(*)", "range(1,3)", "choice(a,b)", "(a)", "%1", "^a",
     "s3://bucket/lr=0.1 ä", "[bold]a[/bold]", "<a>", "a@b", "+a", "!!", "€",
 ]  # fmt: skip
+UTF_8 = {**os.environ, "LC_ALL": "C.UTF-8"}  # in which people have names that are not ASCII
 # what no file name holds, what no process is given as an argument, and OmegaConf's own ${...}, ???
 NAMES = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20
@@ -69,9 +71,14 @@ def dataset(n_episodes=2):
 
 
 def as_a_shell_takes_it(line):
-    shell = 'printf "%s\\0"'
-    done = subprocess.run(["bash", "-c", f"{shell} {line}"], capture_output=True, check=True)
-    return done.stdout.decode().split("\0")[:-1]
+    """The words of a line: of bash, and where it is installed of zsh too."""
+    words = []
+    for shell in filter(shutil.which, ("bash", "zsh")):
+        printing = [shell, "-c", f'printf "%s\\0" {line}']
+        done = subprocess.run(printing, capture_output=True, check=True, env=UTF_8)
+        words.append(done.stdout.decode().split("\0")[:-1])
+    assert words[0] == words[-1]
+    return words[0]
 
 
 @of_odd_names

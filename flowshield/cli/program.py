@@ -35,7 +35,7 @@ _DESCRIPTION = """\
 Collect episodes, train a command-conditioned policy and its shields, and say whether the shields
 keep the policy out of trouble. Settings are overridden in Hydra's grammar: key=value."""
 
-_KEYS = "keys:   flowshield config [overrides] prints every key with its value"
+_KEYS = "keys:   flowshield config, with the same overrides, prints every key with its value"
 _ENVIRONMENT = """\
 environment:
   FLOWSHIELD_PLUGINS    modules with environments and shields of your own, separated by commas"""

@@ -66,7 +66,7 @@ def explore(run: TrainedRun, settings: ExplorerSettings, reporter: Reporter) -> 
     settings.check()
     names = list(map(str, run.config.shield))
     if not names:
-        raise UsageError(f"{run.folder.place} has no shield: it was trained with shield=[]")
+        raise UsageError(f"{run.folder.place} has no shield: it was trained with 'shield=[]'")
     shields = dict(run.shield(name) for name in names)
     path = dataset_path(run.config, run.folder)
     if isinstance(path, Path):

@@ -85,7 +85,7 @@ class TrainedRun:
                 raise UsageError(f"{self.folder.place}: {unknown_name('shield', name, names)}")
             return ShieldChoice(name, "named")
         if not names:
-            raise UsageError(f"{self.folder.place} has no shield: it was trained with shield=[]")
+            raise UsageError(f"{self.folder.place} has no shield: it was trained with 'shield=[]'")
         self._model(names[0])
         if len(names) == 1:
             return ShieldChoice(names[0], "the run's only one")
