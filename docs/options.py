@@ -32,8 +32,8 @@ _HEAD = """\
 
 Any key is overridden on the command line, in [Hydra](https://hydra.cc)'s grammar: `seed=1`,
 `'env.commands=[[200,280]]'`, `shield.quantile.hidden_dim=128`. A group is chosen by its name:
-`env=cartpole profile=quick 'shield=[quantile,mixture]'`. `flowshield config` prints the result, and a
-key that is misspelt, of another type or out of range is an error that says so.
+`env=cartpole profile=quick 'shield=[quantile,mixture]'`. `flowshield config` prints the result, and
+a key that is misspelt, of another type or out of range is an error that says so.
 """
 
 

@@ -104,14 +104,14 @@ def test_what_a_config_says_to_type_is_quoted(file):
 
 def helps():
     parser = make_parser()
-    yield "flowshield", parser.format_help()
-    (commands,) = (a for a in parser._actions if hasattr(a, "choices") and a.choices)
-    yield from ((name, command.format_help()) for name, command in commands.choices.items())
+    (commands,) = (a for a in parser._actions if a.choices)
+    every = {"flowshield": parser, **commands.choices}
+    return {name: one.format_help() for name, one in every.items()}
 
 
-@pytest.mark.parametrize(("name", "text"), list(helps()))
-def test_what_help_says_to_type_is_quoted(name, text):
-    usage, _, rest = text.partition("\n\n")
+@pytest.mark.parametrize("name", helps())
+def test_what_help_says_to_type_is_quoted(name):
+    usage, _, rest = helps()[name].partition("\n\n")
     assert usage.startswith("usage: ")
     assert refused(in_sentences(rest)) == []
     assert "[overrides]" not in rest
@@ -120,7 +120,7 @@ def test_what_help_says_to_type_is_quoted(name, text):
 def test_there_is_something_to_look_at():
     readme = list(in_markdown((ROOT / "README.md").read_text()))
     assert sum(line.startswith("flowshield ") for line in readme) > 5
-    film = list(in_sentences(dict(helps())["film"]))
+    film = list(in_sentences(helps()["film"]))
     assert "flowshield film runs/mine 'command=[1000,280]'" in film
     assert any("ray up" in line for line in in_sentences((ROOT / "cluster.yaml").read_text()))
     source = 'say("use shield=[] or ~seed for it")\n# such as command=[1,2] here\n'
