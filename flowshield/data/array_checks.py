@@ -2,6 +2,7 @@
 
 __all__ = [
     "LONGEST_NAME",
+    "MOST_ACTIONS",
     "checked_actions",
     "checked_flags",
     "checked_levels",
@@ -25,7 +26,7 @@ _Real = TypeVar("_Real", bound=np.floating[Any])
 
 LONGEST_NAME = 1000  # of a behaviour, in bytes: in a Parquet file it stands in every row
 
-_MOST_ACTIONS = 65_536  # an agent has a weight vector for each: a file must not ask for billions
+MOST_ACTIONS = 65_536  # an agent has a weight vector for each: a file must not ask for billions
 
 
 def checked_shape(
@@ -78,11 +79,17 @@ def checked_actions(
 ) -> NDArray[np.float32] | NDArray[np.int64]:
     """Actions of each step: float32, or int64 [N, 1] where there are n_actions discrete ones."""
     n_steps = int(ends[-1]) + 1
+    if n_actions is None and np.ndim(values) == 1:
+        raise ShapeError(
+            f"{source}: expected actions [{n_steps}, any], got shape {list(np.shape(values))}: "
+            "give discrete ones n_actions, in the metadata or as an array in the file, and "
+            "numbers within bounds a second dimension"
+        )
     if n_actions is None:
         return checked_numbers(values, "actions", source, (n_steps, None), np.float32, ends)
-    if type(n_actions) is not int or not 1 <= n_actions <= _MOST_ACTIONS:
+    if type(n_actions) is not int or not 1 <= n_actions <= MOST_ACTIONS:
         raise DataError(
-            f"{source}: expected n_actions in 1..{_MOST_ACTIONS} in the metadata, got {n_actions!r}"
+            f"{source}: expected n_actions in 1..{MOST_ACTIONS} in the metadata, got {n_actions!r}"
         )
     one_a_step = np.ndim(values) == 1
     shape = (n_steps,) if one_a_step else (n_steps, 1)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from flowshield.data.action_layouts import recognised_actions
 from flowshield.data.arrays import TrajectoryArrays, arrays_from_episodes, checked_arrays
 from flowshield.data.batches import CommandsMode, TransitionTensors, checked_device
 from flowshield.data.episode import Episode
@@ -96,7 +97,8 @@ class TrajectoryDataset:
         Args:
             states: [N, state_dim].
             actions: [N, action_dim]; discrete ones, whole numbers 0..n-1, [N, 1] or [N], with
-                `metadata={"n_actions": n}`.
+                `metadata={"n_actions": n}`. Without that, integers of at least 0 and one-hot rows
+                are taken for discrete ones, unless the metadata say "action_low".
             rewards: [N].
             terminated: Flags [N], true where the environment ended an episode.
             truncated: Flags [N], true where a step limit cut one off; nowhere if None.
@@ -106,6 +108,9 @@ class TrajectoryDataset:
             DataError: The arrays are empty, hold NaN or infinite numbers, or no finished episode.
             ShapeError: They do not fit each other.
         """
+        facts = dict(metadata or {})
+        if facts.get("n_actions") is None:
+            actions, facts = recognised_actions(actions, facts, columns=False)
         arrays = checked_arrays(
             "these arrays",
             states=states,
@@ -113,7 +118,7 @@ class TrajectoryDataset:
             rewards=rewards,
             terminated=terminated,
             truncated=truncated,
-            metadata=dict(metadata or {}),
+            metadata=facts,
         )
         return cls._from_checked(arrays)
 

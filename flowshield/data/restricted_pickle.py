@@ -24,7 +24,8 @@ def load_plain_pickle(file: IO[bytes]) -> Any:
         file: A readable binary file.
 
     Returns:
-        What was pickled; a dict's values that are arrays are numpy's, elsewhere they are refused.
+        What was pickled. Arrays that are the values of a dict, or of dicts in a list, are numpy's;
+        elsewhere they are refused.
 
     Raises:
         pickle.UnpicklingError: The pickle asks for anything else, or is no pickle. Other errors
@@ -108,6 +109,11 @@ class _Arrays:
         return np.frombuffer(raw, dtype.made()).reshape(shape, order=order)
 
     def found_in(self, content: Any) -> Any:
+        if isinstance(content, list):
+            return [self.values_of(part) for part in content]
+        return content.value if isinstance(content, _Array) else self.values_of(content)
+
+    def values_of(self, content: Any) -> Any:
         if not isinstance(content, dict):
-            return content.value if isinstance(content, _Array) else content
+            return content
         return {k: v.value if isinstance(v, _Array) else v for k, v in content.items()}

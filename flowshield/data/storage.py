@@ -20,6 +20,7 @@ from flowshield.atomic import atomic_folder, atomic_write
 from flowshield.data.array_checks import holds_text
 from flowshield.data.arrays import TrajectoryArrays, checked_arrays
 from flowshield.data.arrow import table_of
+from flowshield.data.foreign_tables import arrays_of_table, joined_trajectories
 from flowshield.data.minari import is_minari, load_minari, minari_exists, save_minari
 from flowshield.data.npz import read_npz
 from flowshield.data.parquet import (
@@ -78,10 +79,10 @@ def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
 
 
 def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
-    """Reads trajectories from a file that `save_arrays` or an older FlowShield wrote.
+    """Reads trajectories from a file that `save_arrays`, an older FlowShield or others wrote.
 
-    Older files hold states, actions, rewards and dones and no metadata. Their dones count as
-    terminated, and steps after the last done are kept as an episode that was truncated there.
+    Older files hold states, actions, rewards and dones and no metadata; others hold D4RL's names,
+    or a list of tables: see `arrays_of_table`.
 
     Args:
         path: A `.npz` or `.pkl` file, or a `.parquet` folder: a path, or an address of shared
@@ -103,7 +104,7 @@ def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
     with _reading(path) as file:
         table = read_npz(file, path) if suffix == ".npz" else _read_pickle(file, path)
     if "metadata" not in table:
-        return _from_older(table, path)
+        return arrays_of_table(table, path)
     metadata = _read_metadata(table["metadata"], path)
     _demand(table, (*_PER_STEP, *_PER_EPISODE), path)
     arrays = checked_arrays(
@@ -178,11 +179,15 @@ def _read_pickle(file: IO[bytes], path: str | os.PathLike[str]) -> dict[str, Any
         table = load_plain_pickle(file)
     except Exception as error:  # a damaged pickle may raise anything at all
         raise FileFormatError(f"{path}: damaged, or not a pickle of arrays: {error}") from error
+    if isinstance(table, list):
+        return joined_trajectories(table, path, file.tell())
     if not isinstance(table, dict):
         raise FileFormatError(
             f"{path}: expected a pickled dict of arrays, got a {type(table).__name__}"
         )
     for name, value in table.items():  # a list of lists may unfold without end
+        if name == "n_actions" and type(value) is int:
+            continue
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise FileFormatError(
                 f"{path}: expected a pickled dict of arrays, got a {type(value).__name__} "
@@ -209,14 +214,6 @@ def _read_metadata(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
             f"release that wrote the file ({metadata.get('flowshield_version', 'not named')})"
         )
     return dict(metadata)
-
-
-def _from_older(table: Mapping[str, Any], path: str | os.PathLike[str]) -> TrajectoryArrays:
-    names = ("states", "actions", "rewards")
-    _demand(table, (*names, "dones"), path)
-    return checked_arrays(
-        str(path), **{name: table[name] for name in names}, terminated=table["dones"]
-    )
 
 
 def _demand(table: Mapping[str, Any], names: tuple[str, ...], path: str | os.PathLike[str]) -> None:

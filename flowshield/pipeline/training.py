@@ -11,7 +11,7 @@ from flowshield.data import TrajectoryDataset
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import check_training_request, collect
-from flowshield.pipeline.dataset_check import misfit
+from flowshield.pipeline.dataset_check import fit_of
 from flowshield.pipeline.place import check_room, for_models, on_ray, place
 from flowshield.progress import Bar, Bars, Reporter
 from flowshield.run_folder import RunFolder
@@ -43,8 +43,11 @@ def train(
 def _train(
     config: DictConfig, folder: RunFolder, reporter: Reporter, dataset: TrajectoryDataset
 ) -> None:
-    if said := misfit(dataset, config):  # training needs no environment, what follows does
-        reporter.stage("train", f"for later: {said}")
+    fit = fit_of(dataset, config)
+    if fit.misfit:  # training needs no environment, what follows does
+        reporter.stage("train", f"for later: {fit.misfit}")
+    if fit.doubt:
+        reporter.stage("train", f"note: {fit.doubt}")
     if config.shield:  # what would refuse the shields shall not wait for the agent
         trainer = Trainer(config)
         trainer.check_calibration(trainer.split(dataset)["calibration"].n_episodes)

@@ -78,7 +78,8 @@ def tune(
     with session():  # one Ray for both; a sweep is never without
         check_trial_room(config)
         dataset = collect(config, folder, reporter)
-        check_dataset(dataset, config)
+        if doubt := check_dataset(dataset, config):
+            reporter.stage("tune", f"note: {doubt}")
         trainer = Trainer(config)
         parts = trainer.split(dataset)
         trainer.check_calibration(parts["calibration"].n_episodes)

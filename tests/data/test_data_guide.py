@@ -24,7 +24,7 @@ def test_every_block_of_the_guide_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     first, *blocks = re.findall(r"```(bash|python)\n(.*?)```", GUIDE, flags=re.DOTALL)
-    assert first[1].startswith("flowshield train") and len(blocks) == 9
+    assert first[1].startswith("flowshield train") and len(blocks) == 10
     names = {}
     for language, text in [*blocks[:1], first, *blocks[1:]]:  # the first one shows the aim
         if language == "python":
