@@ -26,7 +26,6 @@ __all__ = ["main"]
 
 import argparse
 import dataclasses
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +40,7 @@ from rich.console import Console
 
 from flowshield.errors import FlowshieldError
 from flowshield.paths import typed_path
+from flowshield.shell import command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def _command(given: Sequence[str], out: Path) -> str:
     """The call as anybody can repeat it: of a folder of this machine only the last name is told."""
     told = out.name if out.is_absolute() else str(out)
     words = [word.replace(str(out), told) for word in given]
-    return shlex.join(["python", "benchmarks/achievability.py", *words])
+    return command_line("python", "benchmarks/achievability.py", *words)
 
 
 def _settings(options: argparse.Namespace) -> Settings:

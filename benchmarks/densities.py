@@ -20,7 +20,6 @@ __all__ = ["main"]
 
 import argparse
 import dataclasses
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -38,6 +37,7 @@ from rich.console import Console
 from flowshield.atomic import atomic_write
 from flowshield.machine import machine
 from flowshield.paths import typed_path
+from flowshield.shell import command_line
 
 _DATASET = "mixed"
 _SOLVED = ("flow_matching", "diffusion")
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     context.store.agree(settings.identity())
     failed = run_tasks(_tasks(options.shields, options.seeds), context, options.jobs, say)
-    command = shlex.join(["python", "benchmarks/densities.py", *given])
+    command = command_line("python", "benchmarks/densities.py", *given)
     source = f"*`{command}`; {machine()}, torch {torch.__version__}.*\n"
     text = "\n".join([variants_table(context.store), solvers_table(context.store), source])
     with atomic_write(options.out / "densities.md") as file:

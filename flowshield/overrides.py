@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, Quote
 from hydra.errors import HydraException
 
 from flowshield.errors import ConfigError
+from flowshield.paths import expanded
 from flowshield.schema import FREE_KEYS, PATH_KEYS, several_values
 from flowshield.shell import command_line
 
@@ -21,7 +22,8 @@ def opened(override: str) -> str:
 
     * A path is taken as it stands: what Hydra's grammar cannot read, or reads as a number, a list
       or several values, needs none of Hydra's quotes.
-    * Nor does other text with letters that are not ASCII.
+    * Nor does other text with letters that are not ASCII, or with `~/` at its start, which is the
+      home folder there too.
     * `env.kwargs.gravity=-3` adds the key: Hydra asks for `+` where a key is new.
 
     Raises:
@@ -38,7 +40,7 @@ def opened(override: str) -> str:
         if not _is_text(parsed):
             override = f"{key}={_quoted(value)}"
     elif equals and parsed is None and _is_plain(value):
-        override = f"{key}={_quoted(value)}"
+        override = f"{key}={_quoted(expanded(value) if value.startswith('~/') else value)}"
     elif parsed is not None and parsed.is_sweep_override():
         raise several_values(key.lstrip("+"), value, _choices(parsed))
     return f"++{override}" if override.startswith(FREE_KEYS) else override
@@ -89,7 +91,8 @@ def _is_text(parsed: Override | None) -> TypeGuard[Override]:
 
 def _is_plain(value: str) -> bool:
     """Whether only letters that Hydra does not know keep it from reading this as text."""
-    return not value.isascii() and value == value.strip() and not _STRUCTURE.intersection(value)
+    unknown = not value.isascii() or value.startswith("~/")
+    return unknown and value == value.strip() and not _STRUCTURE.intersection(value)
 
 
 def _quoted(text: str) -> str:

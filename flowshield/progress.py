@@ -21,6 +21,11 @@ _TABLE_WIDTH = 110
 _PLAIN_SECONDS = 10.0  # between two progress lines where there is no terminal
 
 
+def _is_terminal(console: Console) -> bool:
+    """Whether bars can be drawn: a notebook's FORCE_COLOR asks for colours, in files too."""
+    return console.is_terminal and console.file.isatty()
+
+
 class Bar:
     """One running bar; without a terminal, a plain line now and then."""
 
@@ -42,7 +47,7 @@ class Bar:
         self._done += 1
         self._progress.update(self._task, advance=1, note=note)
         now = time.monotonic()
-        if not self._progress.console.is_terminal and now - self._last > _PLAIN_SECONDS:
+        if not _is_terminal(self._progress.console) and now - self._last > _PLAIN_SECONDS:
             self._last = now
             self._progress.console.print(
                 f"  {self._title}: {self._done}/{self._total} {note}", markup=False
@@ -103,7 +108,7 @@ class Reporter:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        terminal = self.console.is_terminal
+        terminal = _is_terminal(self.console)
         with Progress(*columns, console=self.console, transient=True, disable=not terminal) as bars:
             yield Bars(bars)
 

@@ -33,7 +33,7 @@ ALLOWED = {
     "lock": {"atomic", "errors"},
     "scratch": {"lock", "errors"},
     "progress": {"errors"},
-    "overrides": {"errors", "schema", "shell"},
+    "overrides": {"errors", "paths", "schema", "shell"},
     "paths": {"errors"},
     "schema": {"errors", "paths", "shell"},
     "shell": set(),

@@ -1,10 +1,14 @@
 """What a notebook hands to the processes that it starts, and what is the notebook's own."""
 
+import io
 import os
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
+
+from flowshield.progress import Reporter
 
 INLINE = "module://matplotlib_inline.backend_inline"  # what every notebook sets
 DRAW = """
@@ -53,6 +57,17 @@ def test_the_command_line_starts_in_a_notebooks_subprocess(command):
     done = python(program, INLINE, *command)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_a_notebooks_wish_for_colours_draws_no_bars_into_a_file(monkeypatch):
+    for name in ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE"):  # as ipykernel sets them
+        monkeypatch.setenv(name, "1")
+    screen = io.StringIO()
+    reporter = Reporter(Console(file=screen))
+    assert reporter.console.is_terminal
+    with reporter.bar("episodes", 3) as bar:
+        bar.advance()
+    assert screen.getvalue() == ""
 
 
 def test_a_module_of_ones_own_may_import_matplotlib_first(tmp_path):

@@ -280,5 +280,6 @@ def test_the_loop_over_seeds_runs_as_printed(capsys):
 
 def test_other_text_needs_no_inner_quotes_for_its_letters():
     assert compose("run", ["env.kwargs.name=größe 1"]).env.kwargs.name == "größe 1"
+    assert compose("run", ["env.kwargs.map=~/m.npz"]).env.kwargs.map == str(Path.home() / "m.npz")
     with pytest.raises(ConfigError, match="cannot read the override"):
         compose("run", ["env.kwargs.name=[ä"])
