@@ -1,14 +1,17 @@
 import os
 
-import pytest
-import torch
+# Small networks on a busy machine: two threads that wait for each other are slower than one. This
+# is for the processes that tests start, and stands before torch is imported here.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 os.environ.pop("MPLBACKEND", None)  # of a notebook, in whose terminal this was typed
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    # small networks on a busy machine: two threads that wait for each other are slower than one
     torch.set_num_threads(1)
 
 

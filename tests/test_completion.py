@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 TYPED = [
@@ -76,7 +77,7 @@ def at_a_terminal(shell, home):
     def read_to(pattern):
         nonlocal shown
         while not (found := re.search(pattern, shown)):
-            assert select.select([ours], [], [], 60)[0], f"nothing came after {shown!r}"
+            assert select.select([ours], [], [], PATIENCE_S)[0], f"nothing came after {shown!r}"
             shown += os.read(ours, 4096).decode(errors="replace")
         shown = shown[found.end() :]
         return found

@@ -1,18 +1,18 @@
 """Disks that fill, folders that vanish or may not be written to: real ones, in a child process."""
 
 import ctypes
+import multiprocessing
 import os
 import resource
 import sys
 import threading
 import time
-import traceback
 
+import cloudpickle  # which comes with Gymnasium
 import numpy as np
 import pytest
 import torch
 
-import flowshield.pipeline  # noqa: F401  # the children are forked and need not import it
 from flowshield.atomic import atomic_write
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
@@ -36,24 +36,24 @@ _PRIVATE, _READ_ONLY, _REMOUNT = (1 << 18) | (1 << 14), 1, 32
 _NOBODY = 65534
 
 
-def forked(action, log):
+# not "fork": what torch's threads held in this process, nobody lets go of in its copy
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(["pytest", "flowshield.pipeline"])  # imported once for all
+
+
+def in_a_child(action, log):
     """What a child process that does this ends with, and what it says."""
-    pid = os.fork()
-    if pid == 0:
-        code = 70
-        try:
-            said = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-            os.dup2(said, 1)
-            os.dup2(said, 2)
-            sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # not those that pytest captures
-            code = action()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), log.read_text()
+    child = CHILDREN.Process(target=act, args=(cloudpickle.dumps(action), log))
+    child.start()
+    child.join()
+    return child.exitcode, log.read_text()
+
+
+def act(action, log):
+    said = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    sys.exit(cloudpickle.loads(action)())
 
 
 def mount(folder, options, flags=0):
@@ -77,7 +77,7 @@ def can_mount(tmp_path_factory):
         mount(place / "disk", "size=64k")
         return 0
 
-    if not sys.platform.startswith("linux") or forked(action, place / "log")[0] != 0:
+    if not sys.platform.startswith("linux") or in_a_child(action, place / "log")[0] != 0:
         pytest.skip("needs Linux and the right to mount")
 
 
@@ -112,7 +112,7 @@ def test_a_full_disk_is_one_line_and_with_more_room_the_run_ends_as_any_other(
 ):
     disk = tmp_path / "disk"
     if not (tmp_path.parent / "unbroken").exists():
-        assert forked(lambda: train(tmp_path.parent / "unbroken"), tmp_path / "log")[0] == 0
+        assert in_a_child(lambda: train(tmp_path.parent / "unbroken"), tmp_path / "log")[0] == 0
 
     def action():
         mount(disk, f"size={size}")
@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line_and_with_more_room_the_run_ends_as_any_other(
         assert_same(disk / "x", tmp_path.parent / "unbroken")
         return 0
 
-    code, said = forked(action, tmp_path / "log")
+    code, said = in_a_child(action, tmp_path / "log")
     assert code == 0, said
     (line,) = errors(said)
     assert "No space left on device; what was there before is unchanged" in line
@@ -142,7 +142,7 @@ def test_a_limit_on_the_size_of_files_is_one_line_without_any_rights(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         return train(tmp_path / "x")
 
-    code, said = forked(action, tmp_path / "log")
+    code, said = in_a_child(action, tmp_path / "log")
     (line,) = errors(said)
     assert code == 1 and "dataset.npz: File too large" in line
     assert left(tmp_path / "x") == ["commands.json", "config.yaml", "timings.json"]
@@ -160,7 +160,7 @@ def test_a_disk_that_turns_read_only_is_one_line_and_everything_stays(can_mount,
         assert {path: path.read_bytes() for path in (disk / "x").iterdir()} == before
         return code
 
-    code, said = forked(action, tmp_path / "log")
+    code, said = in_a_child(action, tmp_path / "log")
     (line,) = errors(said)
     assert code == 1 and f"cannot write {disk / 'x'}" in line and "Read-only file system" in line
 
@@ -175,7 +175,7 @@ def test_a_folder_that_one_may_not_write_to_is_one_line(tmp_path):
                 file.write(b"new")
         return 0
 
-    code, said = forked(action, tmp_path / "log")
+    code, said = in_a_child(action, tmp_path / "log")
     assert code == 0, said
 
 
@@ -200,7 +200,7 @@ def test_a_run_folder_that_vanishes_stops_the_run_and_is_not_gone_on_with(tmp_pa
         threading.Thread(target=take_away, daemon=True).start()
         return train(folder, "n_epochs=1000")
 
-    code, said = forked(action, tmp_path / "log")
+    code, said = in_a_child(action, tmp_path / "log")
     (line,) = errors(said)
     assert code == 1 and ("vanished" in line or "No such file" in line), said
     assert (tmp_path / "away" / "dataset.npz").exists()
@@ -223,7 +223,7 @@ def test_training_curves_on_a_full_disk_name_their_folder_and_say_nothing_twice(
                     logger.log_histogram("weights", np.arange(9.0), step)
         return 0
 
-    code, said = forked(action, tmp_path / "log")
+    code, said = in_a_child(action, tmp_path / "log")
     assert code == 0 and not errors(said), said
 
 
@@ -232,12 +232,11 @@ def test_the_errors_of_other_threads_are_still_reported(tmp_path):
         raise OSError("of my own")
 
     def action():
-        threading.excepthook = threading.__excepthook__  # pytest has one of its own
         with Logger(tmp_path / "events"), Logger(tmp_path / "more"):
             thread = threading.Thread(target=fail)
             thread.start()
             thread.join()
         return 0
 
-    code, said = forked(action, tmp_path / "log")
+    code, said = in_a_child(action, tmp_path / "log")
     assert code == 0 and said.count("OSError: of my own") == 1

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from moto.server import ThreadedMotoServer
+from patience import PATIENCE_S
 from pyarrow import fs
 
 from flowshield.cli import main
@@ -48,7 +49,7 @@ def test_a_run_at_an_s3_address_is_gone_on_with_and_ends_as_one_on_this_disk(buc
     assert main(["collect", f"run_dir={address}", *HERE]) == 0
     again = [sys.executable, "-m", "flowshield", "train", f"run_dir={address}"]
     # another process, nothing said
-    done = subprocess.run(again, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(again, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert f"collect  found {address}/dataset.npz" in done.stdout
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from pages import NOT_RUN, PAGES, ROOT, blocks, commands, is_run, text_of, typed
+from patience import PATIENCE_S
 from tiny import TINY
 
 from flowshield.cli import main
@@ -114,7 +115,7 @@ def in_a_process_of_its_own(words, variables):
         env={**os.environ, **variables, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
     print(done.stdout)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE_S
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TINY
 
@@ -190,7 +191,7 @@ def test_a_run_killed_in_training_ends_in_the_weights_of_an_unbroken_one(finishe
     command = [sys.executable, "-m", "flowshield", "train", f"run_dir={folder}", *HERE]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     checkpoint = folder / "checkpoints" / "diffusion" / "last.pt"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE_S
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert checkpoint.exists() and process.poll() is None, "was to be killed while it trained"
@@ -206,16 +207,16 @@ def test_ctrl_c_in_training_says_in_one_line_how_to_go_on(finished, tmp_path):
     folder = tmp_path / "stopped"
     data = [f"data.path={finished / 'dataset.npz'}", "shield=quantile", "n_epochs=10000"]
     settings = [o for o in HERE if not o.startswith(("data.", "n_epochs"))]
-    command = [sys.executable, "-m", "flowshield", "train", f"run_dir={folder}", *data, *settings]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(
-        [*command, "early_stopping.patience=10000"],
-        # tests that run in the background of a shell script inherit that Ctrl-C is ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        **pipes,
+    # tests that run in the background of a shell script inherit that Ctrl-C is ignored
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from flowshield.cli import main; sys.exit(main(sys.argv[1:]))"
     )
+    command = [sys.executable, "-c", program, "train", f"run_dir={folder}", *data, *settings]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*command, "early_stopping.patience=10000"], **pipes)
     checkpoint = folder / "checkpoints" / "agent" / "last.pt"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE_S
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from flowshield.errors import ConfigError
 from flowshield.plugins import import_plugins
@@ -21,7 +22,7 @@ def flowshield(*arguments, plugins, cwd):
         env={**os.environ, "PYTHONPATH": path, "FLOWSHIELD_PLUGINS": plugins},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
 
 

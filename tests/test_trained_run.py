@@ -91,6 +91,16 @@ def test_an_explorer_needs_no_evaluation_but_none_that_is_damaged(place, tmp_pat
     assert main(["explore", str(tmp_path / "run"), *words]) == 0
 
 
+def test_an_answer_takes_the_threads_that_the_run_is_given(place, capsys):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        asked(capsys, place, "--state", *STATE, "--command", "200", "280")
+        assert torch.get_num_threads() == 1  # n_threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_answer_is_what_the_shield_says(place, capsys):
     shield = BaseShield.load(place / "models" / "quantile.pt")
     state = torch.tensor([[float(number) for number in STATE]])

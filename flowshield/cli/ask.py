@@ -53,6 +53,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    import torch
+
     from flowshield.errors import UsageError
     from flowshield.evaluation import answer_lines
     from flowshield.json_files import json_text
@@ -69,7 +71,9 @@ def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
         shield=parsed.shield,
         alpha=parsed.alpha,
     )
-    source, answer = ask(TrainedRun(parsed.run_dir), question)
+    run = TrainedRun(parsed.run_dir)
+    torch.set_num_threads(run.config.n_threads)
+    source, answer = ask(run, question)
     if parsed.json:
         reporter.line(json_text({**source, **answer.record()}))
         return

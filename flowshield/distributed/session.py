@@ -6,12 +6,13 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from flowshield.distributed.patience import patient_start
 from flowshield.errors import ConfigError
 from flowshield.scratch import ScratchFolder
 
@@ -55,7 +56,11 @@ def _start(temporary: Path) -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray Train and Tune free what a killed worker held only where the dashboard runs
     dashboard: dict[str, Any] = {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    with _temporary_files(temporary) if address is None else nullcontext():
+    of_its_own = ExitStack()
+    if address is None:
+        of_its_own.enter_context(_temporary_files(temporary))
+        of_its_own.enter_context(patient_start())
+    with of_its_own:
         try:
             ray.init(
                 address="local" if address is None else address,

@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 from learners import LONG, Learner, make_rows
 
+from flowshield.distributed.patience import patient_start
 from flowshield.distributed.train import fit_on_ray
 from flowshield.distributed.train_workers import TrainWorkers
 
@@ -26,7 +27,8 @@ def main(folder):
             os.kill(os.getpid(), signal.SIGKILL)
 
     # without the dashboard: it starts sooner, and nothing here outlives this process's Ray
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    with patient_start():
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     result = fit_on_ray(
         Learner(pause=0.02),
         make_rows(20),

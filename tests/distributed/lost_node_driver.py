@@ -14,6 +14,7 @@ from learners import LONG, Learner, make_rows
 from ray.cluster_utils import Cluster
 
 from flowshield.data import DataCollector
+from flowshield.distributed.patience import patient_start
 from flowshield.distributed.train import fit_on_ray
 from flowshield.distributed.train_workers import TrainWorkers
 from flowshield.envs import make_env
@@ -81,4 +82,5 @@ def train(folder, lose_the_other):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with patient_start():  # of each of the nodes
+        main(sys.argv[1])

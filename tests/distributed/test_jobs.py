@@ -7,6 +7,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 from tiny import TINY
 
 from flowshield.cli import main
@@ -25,7 +27,18 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sysconfig.get_path("scripts")
-PATIENCE_S = 300  # for a busy machine; an idle one needs a tenth of it
+# `ray` where it waits for minutes: its agents' ports are known before its raylet starts
+PATIENT_RAY = """
+import sys
+
+sys.path.insert(0, sys.argv.pop(1))
+from ray.scripts.scripts import main
+
+from flowshield.distributed.patience import patient_start
+
+with patient_start():
+    main()
+"""
 RUN = ["profile=quick", *TINY, "shield=quantile", "env.commands=[[200,280]]"]
 ON_RAY = [*RUN, "ray.rollout_workers=1"]  # a process less to start
 
@@ -45,10 +58,30 @@ class Head(NamedTuple):
         where += ["--runtime-env-json", json.dumps({"env_vars": variables})]
         command = [f"{SCRIPTS}/ray", "job", "submit", *where]
         command += ["--", "python", f"ray_jobs/{job}.py", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+            if self._has(name):
+                break
+            # a busy head has no agent for the job after the ten seconds that it waits for one
+            assert time.monotonic() < deadline, done.stdout + done.stderr
+            time.sleep(1)
         client = JobSubmissionClient(self.url)
-        info, log = client.get_job_info(name), client.get_job_logs(name)
+        while not (info := client.get_job_info(name)).status.is_terminal():
+            assert time.monotonic() < deadline, done.stdout + done.stderr
+            time.sleep(1)
+        log = client.get_job_logs(name)
         return Job(done.returncode, str(info.status), info.driver_exit_code, log)
+
+    def _has(self, name):
+        """Whether the head took the job."""
+        from ray.job_submission import JobSubmissionClient
+
+        try:
+            JobSubmissionClient(self.url).get_job_info(name)
+        except (ConnectionError, RuntimeError):
+            return False
+        return True
 
 
 class Job(NamedTuple):
@@ -74,7 +107,8 @@ def head(tmp_path_factory):
     (tree / "flowshield" / "__init__.py").write_text('__version__ = "0+submitted"\n')
     port, dashboard, agent, client = free_ports(4)
     with tempfile.TemporaryDirectory() as folder:  # short: Ray's sockets lie in it
-        command = [f"{SCRIPTS}/ray", "start", "--head", "--block", "--disable-usage-stats"]
+        command = [sys.executable, "-c", PATIENT_RAY, ROOT]
+        command += ["start", "--head", "--block", "--disable-usage-stats"]
         command += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         command += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
@@ -118,7 +152,7 @@ def wait_until_it_takes_jobs(url, process, log):
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/api/jobs/", timeout=10):
+            with urllib.request.urlopen(f"{url}/api/jobs/", timeout=60):
                 return
         except OSError:
             time.sleep(0.5)
@@ -132,7 +166,7 @@ def end(process):
     if process.poll() is None:
         family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        _, left = psutil.wait_procs(family, timeout=5)
+        _, left = psutil.wait_procs(family, timeout=30)
         for one in left:
             one.kill()
         process.kill()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from learners import LONG
 from lost_node_driver import CONTROLLER, N_EPISODES
+from patience import PATIENCE_S
 
 from flowshield.data import DataCollector
 from flowshield.envs import make_env
@@ -15,7 +16,6 @@ from flowshield.envs import make_env
 pytestmark = pytest.mark.ray
 
 HERE = Path(__file__).parent
-PATIENCE_S = 300  # for a busy machine; an idle one needs a tenth of it
 
 
 @pytest.fixture(scope="module")

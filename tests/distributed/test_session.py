@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.ray
 
@@ -29,7 +30,9 @@ def test_a_ray_of_ones_own_demands_a_token_that_lies_nowhere(tmp_path):
     quiet = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
     environment = {**quiet, "HOME": str(tmp_path)}
     program = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        program, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.stdout.split() == ["True", "127.0.0.1"], done.stderr
     assert done.stderr == ""
     assert not (tmp_path / ".ray").exists()
@@ -49,7 +52,7 @@ def test_a_ray_that_is_not_there_is_one_line(tmp_path, variable, value, told):
         env={**os.environ, variable: value},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

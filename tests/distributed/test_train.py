@@ -13,6 +13,7 @@ import pytest
 import ray
 import torch
 from learners import LONG, SETTINGS, Breaking, Killed, Learner, make_rows
+from patience import PATIENCE_S
 
 from flowshield.config import compose
 from flowshield.data import TrajectoryDataset
@@ -108,7 +109,7 @@ def drive(folder):
     files = [folder / name for name in ("stdout", "stderr")]
     with files[0].open("w") as stdout, files[1].open("w") as stderr:
         program = [sys.executable, HERE / "killed_driver.py", folder]
-        code = subprocess.run(program, stdout=stdout, stderr=stderr, timeout=240).returncode
+        code = subprocess.run(program, stdout=stdout, stderr=stderr, timeout=PATIENCE_S).returncode
     return code, files[0].read_text(), files[1].read_text()
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
+from patience import PATIENCE_S
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -172,7 +173,7 @@ def test_a_sweep_killed_and_resumed_ends_with_every_trial_finished_once(
     program = [sys.executable, "-m", "flowshield", "tune", *settings]
     with (tmp_path / "stderr").open("w") as stderr:
         process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=stderr)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE_S
     while "TERMINATED" not in state_of(folder).values():
         assert process.poll() is None, (tmp_path / "stderr").read_text()
         assert time.monotonic() < deadline, "no trial finished"
@@ -274,7 +275,7 @@ def test_a_sweep_trains_shields_of_the_users_program(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     trials = results(tmp_path / "run")["trials"]

@@ -22,7 +22,7 @@ import atheris
 
 with atheris.instrument_imports(include=["flowshield", "pickletools", "zipfile", "numpy.lib"]):
     import torch  # here, for it imports zipfile
-    from run import FORMATS, SECONDS, Format, mutated, outcome
+    from run import FORMATS, SECONDS, mutated, outcome
 
 MEMORY_MIB = 4096
 
@@ -31,8 +31,9 @@ class Finding(Exception):
     """Neither read whole nor refused by name."""
 
 
-def fuzz(form: Format, box: Path, counts: dict[str, object], options: list[str]) -> None:
+def fuzz(form_name: str, box: Path, counts: dict[str, object], options: list[str]) -> None:
     """Does not return: libFuzzer ends the process."""
+    form = FORMATS[form_name]
     folder, seeds, name = box / "read", box / "seeds", form.files[0]
     folder.mkdir()
     seeds.mkdir()
@@ -66,10 +67,10 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in FORMATS:
         sys.exit(f"usage: {sys.argv[0]} {{{','.join(FORMATS)}}} [libFuzzer's options]")
     name, *options = sys.argv[1:]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     counts = {verdict: context.Value("q") for verdict in ("whole", "refused")}
     with tempfile.TemporaryDirectory() as box:
-        child = context.Process(target=fuzz, args=(FORMATS[name], Path(box), counts, options))
+        child = context.Process(target=fuzz, args=(name, Path(box), counts, options))
         child.start()
         child.join()
     told = ", ".join(f"{count.value:,} {verdict}" for verdict, count in counts.items())

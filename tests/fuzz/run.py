@@ -320,6 +320,7 @@ def outcome(form: Format, folder: Path) -> str:
 
 def work(name: str, seeds: range, box: Path, pipe: object) -> None:
     """Reads one file a seed, and says before each which, and after each what came of it."""
+    torch.set_num_threads(1)  # small networks: a second thread only waits for the first
     form = FORMATS[name]
     os.chdir(box)
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -349,7 +350,9 @@ def cpu_seconds(pid: int) -> float:
 
 def fuzz(name: str, seeds: range, box: Path) -> Iterator[tuple[int, str]]:
     """The outcome of every seed; a worker that dies or hangs is replaced by a new one."""
-    context = multiprocessing.get_context("fork")
+    # not "fork": what torch's threads held in this process, nobody lets go of in its copy
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["flowshield.pipeline"])  # imported once, not by each worker
     for folder in ("valid", "read"):
         (box / folder).mkdir(parents=True)
     torch.manual_seed(0)  # the weights
@@ -412,6 +415,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="the table, as Markdown")
     chosen = parser.parse_args()
+    torch.set_num_threads(1)
     rows, findings = [], collections.Counter()
     for name in chosen.format or FORMATS:
         start, counts = time.perf_counter(), collections.Counter()

@@ -10,13 +10,14 @@ that some command reads is read. At the end the dataset must have the bytes, and
 weights, of a run that nobody broke; no process may be left, and no file that an unbroken run does
 not leave, in the run folder, in the folder of temporary files, or in /dev/shm.
 
-Processes are forked from this one, which has imported everything but Ray: a kill then costs the
-work, not the imports. Linux only.
+Commands come out of a fork server, which has imported everything but Ray and computed nothing: a
+kill then costs the work, not the imports. Linux only.
 """
 
 import argparse
 import atexit
 import ctypes
+import multiprocessing
 import os
 import random
 import shlex
@@ -25,16 +26,14 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-import torch.utils.tensorboard  # noqa: F401
 from run_files import comparable, content, files, is_ours, is_theirs, is_writing, same
 
-import flowshield.pipeline  # noqa: F401
 from flowshield.cli import main as flowshield_main
 from flowshield.machine import machine
 
@@ -56,7 +55,9 @@ SETTINGS = [
 ]
 HERE = "ray.num_workers=0"
 SWEEP = ["tune.scheduler=none", "tune.n_samples=1", "tune.space.batch_size={grid:[64,128]}"]
-ORPHAN_SECONDS = 60.0
+COMMANDS = multiprocessing.get_context("forkserver")
+COMMANDS.set_forkserver_preload(["flowshield.pipeline", "torch.utils.tensorboard"])
+ORPHAN_SECONDS = 600.0  # on a busy machine
 MOST_KILLS_IN_A_ROW = 3
 ALL = (
     "collect:50 train:50 train_at_address:20 evaluate:50 run:50 "
@@ -116,6 +117,10 @@ class Soak:
         self.temporary.mkdir(parents=True)
         self.log = place / "log.txt"
         self.before = place / "before"
+        first = COMMANDS.Process(target=int)
+        first.start()
+        first.join()  # from now on no command waits for the server's imports
+        self.servers = children()  # it, and multiprocessing's own
         if stage.begins_trained:
             self._finish(Stage("train", stage.overrides).arguments(self.before))
         self.unbroken = place / "unbroken"
@@ -144,13 +149,13 @@ class Soak:
     def _break(self, folder: Path, kills: int) -> None:
         in_a_row = 0
         while True:
-            pid = self._start(self._again(folder))
+            process = self._start(self._again(folder))
             spare = in_a_row == MOST_KILLS_IN_A_ROW or self.tally.kills == kills
-            if spare or not self._kill(pid, folder):
-                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                if code == 0:
+            if spare or not self._kill(process, folder):
+                process.join()
+                if process.exitcode == 0:
                     return
-                self._wrong(f"exit code {code}: {self.log.read_text()[-500:]}")
+                self._wrong(f"exit code {process.exitcode}: {self.log.read_text()[-500:]}")
                 raise Refused
             self.tally.kills += 1
             in_a_row = 0 if spare else in_a_row + 1
@@ -161,48 +166,35 @@ class Soak:
         begun = (folder / "sweep" / "trials" / "tuner.pkl").exists()
         return [*arguments, "--resume"] if begun else arguments
 
-    def _kill(self, pid: int, folder: Path) -> bool:
+    def _kill(self, process: BaseProcess, folder: Path) -> bool:
         """Whether it was killed before it had ended."""
         moment = time.monotonic() + self.rng.uniform(0.0, self.seconds)
         on_write = self.rng.random() < 0.4
         while time.monotonic() < moment or on_write:
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            if not process.is_alive():
                 return False
             late = time.monotonic() > moment
             if on_write and late and is_writing(folder):
                 self.tally.in_a_write += 1
                 break
             time.sleep(0.0002 if on_write and late else 0.002)
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        with suppress(ProcessLookupError):  # it has no group of its own yet, or has just ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
         return True
 
-    def _start(self, arguments: list[str]) -> int:
-        pid = os.fork()
-        if pid:
-            return pid
-        code = 70
-        try:
-            os.setsid()
-            os.environ["TMPDIR"] = tempfile.tempdir = str(self.temporary)
-            # a busy machine starts Ray slowly, which is no finding
-            os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-            log = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            code = flowshield_main(arguments)
-            atexit._run_exitfuncs()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    def _start(self, arguments: list[str]) -> BaseProcess:
+        process = COMMANDS.Process(target=command, args=(arguments, self.temporary, self.log))
+        process.start()
+        return process
 
     def _finish(self, arguments: list[str]) -> None:
-        code = os.waitstatus_to_exitcode(os.waitpid(self._start(arguments), 0)[1])
-        if code != 0:
-            raise SystemExit(f"{shlex.join(arguments)} ended with {code}: {self.log.read_text()}")
+        process = self._start(arguments)
+        process.join()
+        if process.exitcode != 0:
+            told = f"{shlex.join(arguments)} ended with {process.exitcode}"
+            raise SystemExit(f"{told}: {self.log.read_text()}")
 
     # ------------------------------------------------------------------ what must hold
 
@@ -247,29 +239,49 @@ class Soak:
         """Every process that a killed one started is by now a child of this one."""
         start = time.monotonic()
         while time.monotonic() < start + ORPHAN_SECONDS:
-            try:
-                if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                    time.sleep(0.01)
-            except ChildProcessError:
+            left = children() - self.servers
+            for pid in left:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            if not left:
                 waited = time.monotonic() - start
                 self.tally.slowest_orphan = max(self.tally.slowest_orphan, waited)
                 return
-        self._wrong(f"processes are left: {_children()}")
+            time.sleep(0.01)
+        self._wrong(f"processes are left: {[spoken(pid) for pid in children() - self.servers]}")
 
     def _wrong(self, what: str) -> None:
         print(f"  WRONG: {what}", flush=True)
         self.tally.wrong.append(what)
 
 
-def _children() -> list[str]:
-    found = []
+def command(arguments: list[str], temporary: Path, log: Path) -> None:
+    """The command in a process group of its own."""
+    os.setsid()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    told = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(told, 1)
+    os.dup2(told, 2)
+    code = flowshield_main(arguments)
+    atexit._run_exitfuncs()  # which a process out of a fork server leaves out
+    sys.exit(code)
+
+
+def children() -> set[int]:
+    """The processes whose parent is this one."""
+    found = set()
     for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with suppress(OSError):  # it has just ended
             if int(status.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                found.append((status.parent / "cmdline").read_text().replace("\0", " ")[:120])
-        except OSError:
-            pass  # it has just ended
+                found.add(int(status.parent.name))
     return found
+
+
+def spoken(pid: int) -> str:
+    """What was typed to start a process."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:120]
+    return f"process {pid}"
 
 
 def table(tallies: dict[str, Tally], seed: int, seconds: float) -> str:
@@ -312,13 +324,11 @@ def main() -> int:
     start, tallies = time.monotonic(), {}
     for asked in parsed.stage:
         name, _, kills = asked.partition(":")
-        # short, for Ray puts sockets there, whose paths may have 107 characters; no
-        # TemporaryDirectory, for the forked would remove it at their exit
-        place = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))
-        soak = Soak(STAGES[name], place, random.Random(f"{parsed.seed} {name}"))
-        print(f"{name}: {soak.seconds:.1f} s unbroken", flush=True)
-        tallies[name] = soak.until(int(kills or parsed.kills))
-        shutil.rmtree(place)
+        # short, for Ray puts sockets there, whose paths may have 107 characters
+        with tempfile.TemporaryDirectory(prefix="fs-", dir="/tmp") as place:
+            soak = Soak(STAGES[name], Path(place), random.Random(f"{parsed.seed} {name}"))
+            print(f"{name}: {soak.seconds:.1f} s unbroken", flush=True)
+            tallies[name] = soak.until(int(kills or parsed.kills))
         print(f"  {tallies[name]}", flush=True)
         text = table(tallies, parsed.seed, time.monotonic() - start)
         if parsed.out is not None:

@@ -5,6 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from patience import PATIENCE_S
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flowshield.errors import ConfigError, DataError
@@ -154,7 +155,7 @@ def test_wandb_gets_the_same_under_the_same_names(tmp_path, monkeypatch):
     (of_agent,) = (tmp_path / "agent").rglob("*.wandb")  # such a file holds names uncompressed
     (of_shield,) = (tmp_path / "quantile").rglob("*.wandb")
     # a process of W&B's writes them, on a busy machine later than it says
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while b"train_loss" not in of_agent.read_bytes() and time.monotonic() < deadline:
         time.sleep(0.1)
     events = read(tmp_path / "quantile")

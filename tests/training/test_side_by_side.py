@@ -2,6 +2,7 @@ import threading
 import time
 
 import pytest
+from patience import PATIENCE_S
 
 from flowshield.training.side_by_side import side_by_side
 
@@ -20,7 +21,7 @@ def test_as_many_as_are_allowed_run_at_once():
     together = threading.Barrier(3)  # a fourth thread would be needed to break it
 
     def meet():
-        together.wait(timeout=10)
+        together.wait(timeout=PATIENCE_S)
 
     side_by_side([meet] * 3, 3, threading.Event())
 
@@ -33,7 +34,7 @@ def test_the_first_failure_ends_the_others_and_begins_no_more():
 
     def wait():
         begun.append(1)
-        assert stop.wait(timeout=10)
+        assert stop.wait(timeout=PATIENCE_S)
         ended.append(1)
         raise KeyboardInterrupt
 
