@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import ctrl_c
 import numpy as np
 import pytest
 import torch
@@ -207,12 +208,7 @@ def test_ctrl_c_in_training_says_in_one_line_how_to_go_on(finished, tmp_path):
     folder = tmp_path / "stopped"
     data = [f"data.path={finished / 'dataset.npz'}", "shield=quantile", "n_epochs=10000"]
     settings = [o for o in HERE if not o.startswith(("data.", "n_epochs"))]
-    # tests that run in the background of a shell script inherit that Ctrl-C is ignored
-    program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from flowshield.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", program, "train", f"run_dir={folder}", *data, *settings]
+    command = [*ctrl_c.COMMAND, "train", f"run_dir={folder}", *data, *settings]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([*command, "early_stopping.patience=10000"], **pipes)
     checkpoint = folder / "checkpoints" / "agent" / "last.pt"

@@ -3,10 +3,11 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 
+import ctrl_c
 import pytest
+from patience import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -21,20 +22,19 @@ LONG = ["n_epochs=9999", "shield_epochs=9999", "early_stopping.patience=9999"]
 def start(*words):
     """Types a command as a notebook's subprocess would have it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "flowshield", *words],
+        [*ctrl_c.COMMAND, *words],
         env={**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C goes to a group of processes, and not to this one
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 @pytest.mark.parametrize("command", ["run", "tune"])
 def test_standard_error_stays_empty(command, tmp_path):
     process = start(command, *SMALL, f"run_dir={tmp_path / 'here'}")
-    out, error = process.communicate(timeout=600)
+    out, error = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, error) == (0, "")
     named = {line.partition(" ")[0] for line in out.splitlines() if line and line[0] != " "}
     expected = {"run": {"run", "collect", "train", "evaluate", "Mean", "Impossible", "false"}}
@@ -44,11 +44,11 @@ def test_standard_error_stays_empty(command, tmp_path):
 def test_ctrl_c_leaves_one_line(tmp_path):
     folder = tmp_path / "here"
     process = start("train", *SMALL, *LONG, f"run_dir={folder}")
-    deadline = time.monotonic() + 500
+    deadline = time.monotonic() + PATIENCE_S
     begun = folder / "checkpoints" / "agent"
     while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert error == f"flowshield: interrupted; to go on: flowshield train run_dir={folder}\n"
