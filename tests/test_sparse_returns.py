@@ -3,6 +3,7 @@
 import html
 import json
 import shutil
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 from omegaconf import OmegaConf
 from tiny import TINY
 
-from flowshield.cli import main
+from flowshield.cli import ask, main
 from flowshield.data import TrajectoryDataset
 from flowshield.envs import ContinuousEnvWrapper, register_env
+from flowshield.evaluation.answer import told_decimals
+from flowshield.models.shields import MixtureShield
+from flowshield.pipeline.collecting import _Teller
 
 
 class Thrown(gym.Env):
@@ -114,3 +118,39 @@ def test_the_shield_is_asked_about_parts_of_a_success(finished, capsys):
     assert main(asked) == 0
     told = capsys.readouterr().out
     assert "return 0.500 in 5 steps" in told
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"), [(1.0, "0.50"), (1e-6, "5.0e−7"), (1e6, "5.0e5"), (200, "100")]
+)
+def test_the_mean_while_collecting_has_the_digits_that_it_is_worth(unit, said):
+    notes = []
+    tell = _Teller(SimpleNamespace(advance=notes.append))
+    tell(unit * value for value in [0, 1] * 20)
+    assert notes[-1].endswith(f"mean return {said}")
+    tell = _Teller(SimpleNamespace(advance=notes.append))
+    tell([-283.4, -51.2])
+    assert notes[-1].endswith("mean return −167")
+
+
+def test_states_and_bounds_in_small_units_are_told_with_their_digits():
+    far = {"component": 0, "value": 3e-6, "low": -1e-6, "high": 1e-6}
+    source = {"run": "r", "shield": "quantile", "chosen": "named", "state": [3e-6]}
+    lines = ask._source_lines({**source, "outside": [far]})
+    assert ("outside", "number 1, 3.00e−6: no state of the data lies beyond −1.00e−6 to 1.00e−6, "
+            "so that nothing is promised here") in lines  # fmt: skip
+    ((_, told),) = ask._bound_lines(1e-6, 5e-7, 9)
+    assert told == "no policy gets a return above 1.000e−6 from here"
+    ((_, told),) = ask._bound_lines(321.64, 280, 1)
+    assert told == "no policy gets a return above 321.6 from here"
+
+
+def test_returns_are_told_as_exactly_as_the_noise_of_a_shield_lets_it_know_them():
+    shield = MixtureShield(1, hidden_dim=4, n_layers=1, n_components=1, return_noise=0.01)
+    assert told_decimals(shield) == 3
+    shield.return_noise = 1e-8
+    assert told_decimals(shield) == 9
+    shield.return_noise = 1.0
+    assert told_decimals(shield) == 1
+    shield.return_noise = 0.0
+    assert told_decimals(shield) is None

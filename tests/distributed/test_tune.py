@@ -21,6 +21,7 @@ from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
 from flowshield.distributed.sweep_watch import RememberingASHA, raising_ctrl_c
 from flowshield.models import BaseShield
+from flowshield.models.scale import ReturnScale
 from flowshield.pipeline import tuning
 from flowshield.training import Trainer
 
@@ -91,6 +92,13 @@ def test_a_sweep_ends_ranked_with_every_trial_finished_or_stopped(swept, capsys)
     table = (swept / "sweep" / "table.md").read_text().splitlines()
     assert len(table) == 2 + 4 and table[2].startswith(f"| 1 | {trials[0]['parameters']['shield']}")
     assert (swept / "sweep" / "sweep.png").stat().st_size > 0
+
+
+def test_a_sweep_records_the_margin_that_it_derived_from_the_data(swept):
+    data = TrajectoryDataset(swept / "dataset.npz")
+    yardstick = results(swept)["yardstick"]
+    assert yardstick["bound_margin"] == ReturnScale.of(data.commands[:, 1]).margin
+    assert "bound_margin" in yardstick["derived"]
 
 
 def test_the_best_shield_is_calibrated_and_trained_again_from_its_settings(swept, tmp_path):
