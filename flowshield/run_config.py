@@ -6,6 +6,7 @@ import datetime
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,12 @@ def _reconciled(
 
 def _stated(different: list[str], given: DictConfig, said: set[str]) -> list[str]:
     """The differences without the numbers that the command leaves to the data."""
-    left = {k for k in DERIVED if k not in said and OmegaConf.select(given, k) is None}
-    return [text for text in different if _key(text) not in left]
+
+    def left(key: str) -> bool:
+        derived = any(fnmatchcase(key, pattern) for pattern in DERIVED)
+        return derived and key not in said and OmegaConf.select(given, key) is None
+
+    return [text for text in different if not left(_key(text))]
 
 
 def _spoken_of(different: list[str], said: set[str]) -> list[str]:

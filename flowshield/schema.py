@@ -43,8 +43,9 @@ DERIVED: Final = (
     "env.return_step",
     "evaluation.bound_margin",
     "evaluation.followed.return_tolerance",
+    "shield.*.return_noise",
 )
-"""Keys for which null means: derived from the data."""
+"""Keys for which null means: derived from the data, where older releases had a number."""
 
 # Where the packaged default does not tell the type: (type, may be null).
 _TYPES: Final[dict[str, tuple[type, bool]]] = {

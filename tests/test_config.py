@@ -14,7 +14,7 @@ import flowshield
 from flowshield import groups
 from flowshield.config import compose, config_dir, list_shields, resolve, shield_settings
 from flowshield.errors import ConfigError
-from flowshield.run_config import load_config
+from flowshield.run_config import _stated, load_config
 from flowshield.schema import flatten
 
 SHIELDS = ["diffusion", "flow_matching", "mixture", "quantile"]
@@ -494,6 +494,16 @@ def test_a_run_keeps_the_number_that_an_older_release_wrote_for_what_is_derived_
         load_config([f"run_dir={folder}", "env.return_step=5"])
     again = load_config([f"run_dir={folder}", "evaluation.bound_margin=null"])[0]
     assert steps(again) == (20.0, None, 20.0)
+
+
+def test_only_numbers_that_are_left_to_the_data_are_no_difference():
+    noise, rate = "shield.mixture.return_noise", "shield.mixture.learning_rate"
+    given = OmegaConf.create({"shield": {"mixture": {"return_noise": None, "learning_rate": None}}})
+    texts = [f"{key} is 1.0 there, None asked for" for key in (noise, rate)]
+    assert _stated(texts, given, set()) == texts[1:]
+    assert _stated(texts, given, {noise}) == texts
+    given.shield.mixture.return_noise = 0.1
+    assert _stated(texts, given, set()) == texts
 
 
 def test_a_step_that_was_typed_for_a_run_without_work_may_be_left_out_again(tmp_path):

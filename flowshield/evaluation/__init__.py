@@ -43,6 +43,7 @@ from flowshield.evaluation.sweep_figure import plot_sweep
 from flowshield.evaluation.sweep_score import ShieldJudge, sweep_score
 from flowshield.evaluation.sweep_table import ranked, sweep_markdown_table, sweep_table
 from flowshield.evaluation.tables import detection_table, markdown_table, results_table
+from flowshield.evaluation.yardstick import Yardstick
 
 __all__ = [
     "AgentBehaviour",
@@ -58,6 +59,7 @@ __all__ = [
     "MetricsTracker",
     "ShieldJudge",
     "Subjects",
+    "Yardstick",
     "UNSHIELDED",
     "answer_lines",
     "ask_shield",

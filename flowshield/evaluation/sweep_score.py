@@ -34,7 +34,8 @@ class ShieldJudge:
         held_out: Episodes that neither trained nor calibrated: the validation's, so that those of
             the test decide nothing.
         n_states: Steps at which commands are scored; of more than 1000, 1000.
-        margin: How far above the provable bound the impossible commands ask, raw reward.
+        margin: How far above the provable bound the impossible commands ask, raw reward; None =
+            derived from the returns of the episodes.
         seed: Of the draw of steps.
     """
 
@@ -44,7 +45,7 @@ class ShieldJudge:
         held_out: TrajectoryDataset,
         *,
         n_states: int,
-        margin: float,
+        margin: float | None,
         seed: int,
     ) -> None:
         self.calibrate, self.held_out, self.seed = calibrate, held_out, seed
