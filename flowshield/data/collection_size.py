@@ -58,11 +58,12 @@ def check_room_for(
     left = f"{in_words(memory)} of memory" + (f" and {in_words(disk)} of disk" if disk else "")
     ways = [f"n_episodes={room // (steps * step)}"] if room >= steps * step else []
     ways += [f"max_episode_steps={fitting}"] if fitting else []
+    keys = "; on the command line data.n_episodes, +env.kwargs.max_episode_steps" if ways else ""
     raise ConfigError(
         f"{bound} need about {in_words(size)}: {step:,} bytes a step, up to {limit} steps an "
         f"episode ({evidence}). Memory has to hold {MEMORY_COPIES} times that while they are "
         f"collected and trained on, with Ray's object store. This machine has {left} left: choose "
-        f"{', or '.join([*ways, 'smaller observations'])}"
+        f"{', or '.join([*ways, 'smaller observations'])}{keys}"
     )
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from flowshield.data.episode import Episode
 from flowshield.errors import DataError
 
+_MOST = float(np.finfo(np.float32).max)
+
 
 class Recording:
     """Collects the steps of n episodes that run in lockstep.
@@ -96,11 +98,10 @@ class Recording:
         Raises:
             DataError: One is NaN or infinite, or a reward that float32 does not hold.
         """
-        if rewards is not None:
-            with np.errstate(over="ignore"):
-                narrow = rewards.astype(np.float32)  # commands are counted down in it
-            if not np.isfinite(narrow).all():
-                self._fail("reward", narrow[:, None], rows, shown=rewards)
+        # commands are counted down in float32; NaN is below nothing
+        if rewards is not None and not (np.abs(rewards) <= _MOST).all():
+            fitting = np.where(np.abs(rewards) <= _MOST, rewards, np.nan)
+            self._fail("reward", fitting[:, None], rows, shown=rewards)
         if not np.isfinite(states).all():
             # the step that led there is not on record yet
             self._fail("state", states, rows, after=0 if rewards is None else 1)

@@ -79,8 +79,9 @@ def rollout(
     while len(rows):
         actions = envs[0].as_actions(policy.act(states, rows), len(rows))
         recording.check_actions(rows, actions)
-        # a copy: there are environments that write into the action they get
-        outcome = _step(envs, rows, actions.copy(), render, recording)
+        # a copy: there are environments that write into the numbers that they get
+        acted = actions.copy() if envs[0].n_actions is None else actions
+        outcome = _step(envs, rows, acted, render, recording)
         next_states, rewards, terminated, truncated = outcome
         recording.check_outcome(rows, next_states, rewards)
         policy.observe(rewards, rows)
@@ -144,30 +145,29 @@ def _step(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
     n_envs, n, size = len(envs), len(rows), envs[0].state_dim
     states, rewards = np.empty((n, size), np.float32), np.empty(n, np.float64)
-    terminated, truncated = np.empty(n, np.bool_), np.empty(n, np.bool_)
+    terminated, truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
     shape = (size,)
-    stepped: tuple[Any, ...] | None = None
     try:
         for place, row in enumerate(rows.tolist()):
-            env, stepped = envs[row % n_envs], None
-            state, reward, ended, cut, _ = stepped = env.step(actions[place])
-            # numpy would fill the row with a state of another shape, and take anything for a flag;
-            # what nearly every environment gives is passed by a look at it
-            if (
-                type(state) is not np.ndarray
-                or state.shape != shape
-                or (ended is not False and type(ended) not in FLAG_TYPES)
-                or (cut is not False and type(cut) not in FLAG_TYPES)
-            ):
-                state, reward, ended, cut = checked_outcome(env, stepped, recording.where, row)
+            env = envs[row % n_envs]
+            state, reward, ended, cut, _ = env.step(actions[place])
+            # numpy would fill the row with a state of another shape, and take anything for a flag
+            if type(state) is not np.ndarray or state.shape != shape:
+                given = (state, reward, ended, cut)
+                state, reward, ended, cut = checked_outcome(env, given, recording.where, row)
             states[place], rewards[place] = state, reward
-            terminated[place], truncated[place] = ended, cut
+            if ended is not False or cut is not False:
+                if type(ended) not in FLAG_TYPES or type(cut) not in FLAG_TYPES:
+                    given = (state, reward, ended, cut)
+                    _, _, ended, cut = checked_outcome(env, given, recording.where, row)
+                terminated[place], truncated[place] = ended, cut
             if render:
                 env.render()
     except (TypeError, ValueError) as error:
-        if stepped is not None:  # numpy took something for no number
-            checked_outcome(env, stepped, recording.where, row)
         if refusal := other_api(env, error):
             raise refusal from error
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            # numpy took something that the environment gave for no number
+            checked_outcome(env, (state, reward, ended, cut), recording.where, row)
         raise
     return states, rewards, terminated, truncated

@@ -67,13 +67,13 @@ def initial_state(env: EnvWrapper, seed: int) -> NDArray[np.float32]:
 
 
 def checked_outcome(
-    env: EnvWrapper, given: tuple[Any, ...], where: Callable[..., str], row: int
+    env: EnvWrapper, given: tuple[Any, Any, Any, Any], where: Callable[..., str], row: int
 ) -> Outcome:
     """Brings what a step gave to its types, where it can be.
 
     Args:
         env: What gave it.
-        given: Observation, reward, terminated, truncated and info.
+        given: Observation, reward, terminated and truncated.
         where: Says for a row in which episode and step it is, `after` so many steps, for errors.
         row: That row.
 
@@ -81,7 +81,7 @@ def checked_outcome(
         DataError: The state is of another shape than the observation space promises, the reward is
             not one number, or a flag is not true or false.
     """
-    state, reward, terminated, truncated, _ = given
+    state, reward, terminated, truncated = given
     if isinstance(truncated, Mapping):  # the old step's info, with something behind it
         raise _not_the_api(env, f"the fourth value of its step is a {type(truncated).__name__}")
     values = _state(env, state, f"in {where(row, after=1)}")
@@ -93,7 +93,7 @@ def checked_outcome(
             f"its step must return one number{first}"
         )
     flags = [_flag(value) for value in (terminated, truncated)]
-    for name, value, flag in zip(("terminated", "truncated"), given[2:4], flags, strict=True):
+    for name, value, flag in zip(("terminated", "truncated"), given[2:], flags, strict=True):
         if flag is None:
             raise DataError(
                 f"environment {env.name!r} gave {_described(value)} as {name} in {where(row)}; "

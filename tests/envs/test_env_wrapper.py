@@ -191,6 +191,46 @@ def test_discrete_observations_are_refused():
         ContinuousEnvWrapper(gym.make("Taxi-v4" if "Taxi-v4" in gym.registry else "Taxi-v3"))
 
 
+SPACES = gym.spaces
+OTHER_KINDS = [
+    (SPACES.Dict(place=SPACES.Box(-1, 1, (2,)), gear=SPACES.Discrete(3)), 5),
+    (SPACES.Tuple((SPACES.Box(-1, 1, (2,)), SPACES.Discrete(3))), 5),
+    (SPACES.Discrete(4), 4),
+    (SPACES.MultiBinary(3), 3),
+]
+
+
+@pytest.mark.parametrize(("space", "size"), OTHER_KINDS)
+def test_other_observations_are_refused_with_a_wrapper_that_works(space, size):
+    class Sampled(Grid):
+        observation_space = space
+
+        def reset(self, *, seed=None, options=None):
+            return space.sample(), {}
+
+        def step(self, action):
+            return space.sample(), 0.0, False, False, {}
+
+    with pytest.raises(ConfigError, match="supported are Box.*gymnasium.wrappers.FlattenObs"):
+        wrap_env(Sampled())
+    env = wrap_env(gym.wrappers.TimeLimit(gym.wrappers.FlattenObservation(Sampled()), 3))
+    assert DataCollector(env).collect(1).states.shape == (3, size)
+
+
+def test_a_state_of_one_number_without_a_dimension_is_one_number():
+    class Scalar(Grid):
+        observation_space = gym.spaces.Box(-1.0, 1.0, (), np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            return np.float32(0.5), {}
+
+        def step(self, action):
+            return np.float32(0.25), 0.0, False, False, {}
+
+    dataset = DataCollector(wrap_env(gym.wrappers.TimeLimit(Scalar(), 3))).collect(1)
+    assert dataset.states.tolist() == [[0.5], [0.25], [0.25]]
+
+
 def test_what_is_no_environment_is_refused():
     with pytest.raises(ConfigError, match="got int"):
         ContinuousEnvWrapper(3)
