@@ -4,6 +4,7 @@ __all__ = [
     "BusyError",
     "ConfigError",
     "DataError",
+    "DataWarning",
     "FileFormatError",
     "FlowshieldError",
     "NotCalibratedError",
@@ -34,6 +35,10 @@ class UsageError(FlowshieldError, ValueError):
 
 class DataError(FlowshieldError, ValueError):
     """Data hold NaN, are empty, or lack what is asked of them."""
+
+
+class DataWarning(UserWarning):
+    """Data can be used, and something about them costs what the message says."""
 
 
 class ShapeError(FlowshieldError, ValueError):

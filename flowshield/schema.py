@@ -62,6 +62,7 @@ _TYPES: Final[dict[str, tuple[type, bool]]] = {
     "optimizer.ema_decay": (float, True),
     "scheduler.warmup_epochs": (float, False),
     "scheduler.step_epochs": (float, False),
+    "shield.*.return_noise": (float, True),
     "tune.reduction_factor": (float, False),
     "tune.max_concurrent": (int, True),
 }

@@ -1,6 +1,6 @@
 """What an agent's network says about the action: a Gaussian over numbers, or a choice of one."""
 
-__all__ = ["ActionHead", "CategoricalHead", "GaussianHead"]
+__all__ = ["LEAST_DEVIATION", "ActionHead", "CategoricalHead", "GaussianHead"]
 
 import math
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from torch import Tensor
 from flowshield.errors import DataError
 
 _MIN_LOG_STD, _MAX_LOG_STD = -2.5, 1.0
+LEAST_DEVIATION = math.exp(_MIN_LOG_STD)  # of the Gaussian, in the unit of actions
 
 
 class ActionHead(Protocol):
@@ -35,7 +36,7 @@ class ActionHead(Protocol):
 
 @dataclass(frozen=True)
 class GaussianHead:
-    """Independent Gaussians, one a dimension of the action; their bounds are the agent's affair.
+    """Independent Gaussians, one a dimension of the action, in the agent's unit of actions.
 
     Args:
         action_dim: Size of an action.
@@ -49,7 +50,7 @@ class GaussianHead:
         return 2 * self.action_dim
 
     def parameters(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean [batch, action_dim], log_std [batch, action_dim]), raw action units."""
+        """(mean [batch, action_dim], log_std [batch, action_dim])."""
         mean, log_std = outputs.chunk(2, dim=1)
         # a soft clamp keeps a gradient where a hard one would have none
         span = 0.5 * (_MAX_LOG_STD - _MIN_LOG_STD)
@@ -66,7 +67,7 @@ class GaussianHead:
         return mean + log_std.exp() * noise
 
     def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
-        """Log-density of actions [batch, action_dim], [batch], nats per raw action unit."""
+        """Log-density of actions [batch, action_dim], [batch], nats per unit."""
         mean, log_std = self.parameters(outputs)
         z = (action - mean) * torch.exp(-log_std)
         log_prob: Tensor = -(0.5 * z * z + log_std + 0.5 * math.log(2 * math.pi)).sum(dim=1)

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from flowshield.errors import ConfigError
-from flowshield.models.action_heads import ActionHead, CategoricalHead, GaussianHead
+from flowshield.models.action_heads import (
+    LEAST_DEVIATION,
+    ActionHead,
+    CategoricalHead,
+    GaussianHead,
+)
 from flowshield.models.checks import check_batch
-from flowshield.models.networks import ResidualMLP, Standardizer
+from flowshield.models.networks import ResidualMLP
 from flowshield.models.serialization import load_payload, rebuilding, rebuilt, save_payload
+from flowshield.models.standardizer import COMMAND_NAMES, Standardizer, state_names
 
 
 class UDRLAgent(nn.Module):
@@ -26,7 +32,8 @@ class UDRLAgent(nn.Module):
     arXiv 1912.02875; Srivastava et al. 2019, arXiv 1912.02877, eq. 2). It obeys every command,
     also one that nothing in its data ever achieved: that is what the shields are for.
 
-    States, commands and actions are raw; the standardizers are buffers of the model.
+    States, commands and actions are raw; the standardizers are buffers of the model. The Gaussian
+    is that of (action - action_center) / action_scale, where its least deviation is 0.08.
 
     Args:
         state_dim: Size of a state.
@@ -47,6 +54,8 @@ class UDRLAgent(nn.Module):
 
     action_low: Tensor
     action_high: Tensor
+    action_center: Tensor
+    action_scale: Tensor
 
     def __init__(
         self,
@@ -93,14 +102,51 @@ class UDRLAgent(nn.Module):
             low, high = torch.tensor([0]), torch.tensor([n_actions - 1])
         self.register_buffer("action_low", low)
         self.register_buffer("action_high", high)
+        if n_actions is None:
+            self.register_buffer("action_center", torch.zeros(action_dim))
+            self.register_buffer("action_scale", torch.ones(action_dim))
+            self._fit_actions(None)
         self.network = ResidualMLP(
             state_dim + command_dim, self.head.n_outputs, hidden_dim, n_layers, activation
         )
 
-    def fit_standardizers(self, states: Tensor, commands: Tensor) -> None:
-        """Takes the statistics of the raw training inputs [n, state_dim], [n, command_dim]."""
-        self.state_standardizer.fit(states)
-        self.command_standardizer.fit(commands)
+    def fit_standardizers(
+        self, states: Tensor, commands: Tensor, actions: Tensor | None = None
+    ) -> None:
+        """Takes the statistics of the raw training data.
+
+        Args:
+            states: [n, state_dim].
+            commands: [n, command_dim].
+            actions: [n, action_dim]; None = the action bounds alone set the unit of actions.
+
+        Warns:
+            DataWarning: See `Standardizer.fit`.
+        """
+        self.state_standardizer.fit(states, state_names(self.state_dim))
+        self.command_standardizer.fit(commands, COMMAND_NAMES)
+        if self.n_actions is None:
+            self._fit_actions(actions)
+
+    def _fit_actions(self, actions: Tensor | None) -> None:
+        """Sets the unit of continuous actions: half the width of their bounds.
+
+        Where there are no bounds, or the data use so little of them that the least deviation of
+        the Gaussian would be half of the actions' own, it is the deviation of the actions.
+        """
+        low, high = self.action_low.double(), self.action_high.double()
+        center, scale = (low + high) / 2, (high - low) / 2
+        used = torch.isfinite(scale) & (scale > 0.0)
+        if actions is not None:
+            mean, std = (f(actions.double(), dim=0) for f in (torch.mean, _deviation))
+            used &= (std == 0.0) | (LEAST_DEVIATION * scale <= 0.5 * std)
+            own = torch.where(std > 0.0, std, torch.ones_like(std))
+            center, scale = torch.where(used, center, mean), torch.where(used, scale, own)
+        else:
+            center = torch.where(used, center, torch.zeros_like(center))
+            scale = torch.where(used, scale, torch.ones_like(scale))
+        self.action_center.copy_(center)
+        self.action_scale.copy_(scale)
 
     def forward(self, state: Tensor, command: Tensor) -> Any:
         """The parameters of the distribution over actions.
@@ -117,7 +163,11 @@ class UDRLAgent(nn.Module):
         Raises:
             ShapeError: An input is not [batch, dim].
         """
-        return self.head.parameters(self._outputs(state, command))
+        parameters = self.head.parameters(self._outputs(state, command))
+        if self.n_actions is not None:
+            return parameters
+        mean, log_std = parameters
+        return mean * self.action_scale + self.action_center, log_std + self.action_scale.log()
 
     def sample(
         self,
@@ -139,6 +189,8 @@ class UDRLAgent(nn.Module):
             [batch, 1], int64.
         """
         action = self.head.sample(self._outputs(state, command), deterministic, generator)
+        if self.n_actions is None:
+            action = action * self.action_scale + self.action_center
         return torch.minimum(torch.maximum(action, self.action_low), self.action_high)
 
     def _outputs(self, state: Tensor, command: Tensor) -> Tensor:
@@ -163,7 +215,11 @@ class UDRLAgent(nn.Module):
             DataError: Actions are no whole numbers where they are discrete.
         """
         check_batch(state=(state, self.state_dim), action=(action, self.action_dim))
-        return self.head.log_prob(self._outputs(state, command), action)
+        outputs = self._outputs(state, command)
+        if self.n_actions is not None:
+            return self.head.log_prob(outputs, action)
+        standardized = (action - self.action_center) / self.action_scale
+        return self.head.log_prob(outputs, standardized) - self.action_scale.log().sum()
 
     def compute_loss(self, state: Tensor, action: Tensor, command: Tensor) -> Tensor:
         """Mean negative log-likelihood of the actions, a scalar, nats.
@@ -202,6 +258,10 @@ class UDRLAgent(nn.Module):
     def from_payload(cls, payload: dict[str, Any]) -> "UDRLAgent":
         """Rebuilds an agent from the content of its file."""
         return rebuilt(cls, payload["hyperparameters"], payload["state_dict"]).eval()
+
+
+def _deviation(x: Tensor, dim: int) -> Tensor:
+    return x.std(dim=dim, correction=0)
 
 
 def _plain(bound: float | Sequence[float]) -> float | list[float]:

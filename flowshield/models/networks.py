@@ -1,10 +1,9 @@
-"""Building blocks: plain and residual MLP, embedding of time, and the standardizer."""
+"""Building blocks: plain and residual MLP, and the embedding of time."""
 
 __all__ = [
     "PlainMLP",
     "ResidualMLP",
     "SinusoidalEmbedding",
-    "Standardizer",
     "activation",
 ]
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flowshield.errors import DataError, unknown_name
+from flowshield.errors import unknown_name
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -136,50 +135,3 @@ class SinusoidalEmbedding(nn.Module):
         """Maps times [...] to [..., dim]."""
         angles = t.unsqueeze(-1) * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-class Standardizer(nn.Module):
-    """Affine map to zero mean and unit deviation, stored with the model it belongs to.
-
-    A dimension that never varies is only shifted, not scaled.
-
-    Args:
-        dim: Size of the vectors.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("std", torch.ones(dim))
-
-    def fit(self, x: Tensor) -> None:
-        """Takes mean and deviation from raw vectors [n, dim].
-
-        Raises:
-            DataError: There are no rows, or some are not finite.
-        """
-        if len(x) == 0 or not bool(torch.isfinite(x).all()):
-            raise DataError(
-                f"expected at least one row of finite numbers to standardize, got shape "
-                f"{tuple(x.shape)} with {int((~torch.isfinite(x)).sum())} non-finite values"
-            )
-        x64 = x.double()  # float32 sums over a million rows lose digits
-        mean, std = x64.mean(dim=0), x64.std(dim=0, correction=0)
-        constant = std <= 1e-6 * (1 + mean.abs())
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(constant, torch.ones_like(std), std))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Raw [..., dim] to standardized [..., dim]."""
-        return (x - self.mean) / self.std
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """Standardized [..., dim] to raw [..., dim]."""
-        return z * self.std + self.mean
-
-    def log_abs_det(self) -> Tensor:
-        """log |det d raw / d standardized|, a scalar: what a log-density in raw units loses."""
-        return self.std.log().sum()

@@ -1,14 +1,24 @@
 """The scale of a column of numbers, and what follows from the scale of returns."""
 
-__all__ = ["ReturnScale", "round_step", "spread"]
+__all__ = [
+    "ReturnScale",
+    "round_step",
+    "search_tolerance",
+    "spread",
+    "warn_of_lost_digits",
+    "warn_of_outliers",
+]
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_PAIRS = 2**17  # differences that are looked at
+from flowshield.errors import DataWarning
+
+_PAIRS = 2**15  # differences that are looked at
 _NORMAL_MEDIAN = 0.9539  # median |x - y| of two standard normal numbers
 _ROWS = 2**16  # returns on which a grid is looked for
 _OFF_GRID = 1e-3  # of a grid step: what rounding in float32 explains
@@ -18,6 +28,8 @@ _FEW_STEPS = 4.0  # of a grid in a spread: with fewer, each return is an outcome
 _NOISE, _TOLERANCE, _STEP = 0.01, 0.001, 0.2  # shares of the spread
 _CLEAR = 4.0  # deviations of the noise, which it hardly ever reaches
 _LEAST_DECIMALS = -3  # whole numbers of six digits are still written out
+_FAR = 10.0  # spreads from the median: a value of another size
+_FEW_LEVELS = 50.0  # numbers of float32 in a spread: below, a column has lost digits that may count
 
 
 def spread(values: ArrayLike) -> float:
@@ -42,6 +54,47 @@ def spread(values: ArrayLike) -> float:
     if not differences.size:
         return float(x.std())  # a value that no pair met
     return float(np.median(differences)) / _NORMAL_MEDIAN
+
+
+def warn_of_outliers(name: str, values: NDArray[np.float64], size: float) -> None:
+    """Warns that rare values of another size set the scale of a column.
+
+    Args:
+        name: What the column is called.
+        values: [n].
+        size: Their `spread`.
+    """
+    middle = float(np.median(values))
+    share = float(np.mean(np.abs(values - middle) > _FAR * size))
+    low, high = np.quantile(values, [0.05, 0.95])
+    warnings.warn(
+        f"{name}: {100 * share:.2g}% of the values are more than {_FAR:g} times as far from the "
+        f"middle as the others differ (all: {values.min():.4g} to {values.max():.4g}; the middle "
+        f"90%: {low:.4g} to {high:.4g}). They are kept, on a logarithmic scale. If they are "
+        "errors of recording, remove their episodes and train again",
+        DataWarning,
+        stacklevel=3,
+    )
+
+
+def warn_of_lost_digits(name: str, values: NDArray[np.float64], size: float) -> None:
+    """Warns that float32 tells few values of a column apart, because of a large offset.
+
+    Args:
+        name: What the column is called.
+        values: [n].
+        size: Their `spread`.
+    """
+    middle = float(np.median(values))
+    resolution = float(np.spacing(np.float32(abs(middle))))
+    if size < _FEW_LEVELS * resolution:
+        warnings.warn(
+            f"{name}: the values are near {middle:.4g}, where float32 knows one number in "
+            f"{resolution:.2g}, and differ by {size:.2g}: most of their digits are lost. "
+            f"Subtract {middle:.4g} from them in the environment or in the data",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def round_step(value: float) -> float:
@@ -84,7 +137,7 @@ class ReturnScale:
     @property
     def tolerance(self) -> float:
         """How exact a searched return is, raw reward: a power of ten, near 0.1% of the spread."""
-        return _power_of_ten(_TOLERANCE * self.spread)
+        return search_tolerance(self.spread)
 
     @property
     def step(self) -> float:
@@ -124,6 +177,11 @@ class ReturnScale:
         """Says what the data's returns are like."""
         kind = "no common step" if self.grid is None else f"multiples of {self.grid:g}"
         return f"returns spread by {self.spread:.3g}, {kind}"
+
+
+def search_tolerance(size: float) -> float:
+    """How exact a return is searched for, raw reward: a power of ten near 0.1% of a deviation."""
+    return _power_of_ten(_TOLERANCE * size)
 
 
 def _power_of_ten(value: float) -> float:

@@ -3,6 +3,7 @@
 __all__ = ["FORMAT_VERSIONS", "load_payload", "rebuilding", "rebuilt", "save_payload"]
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,12 @@ from flowshield.paths import expanded
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# A shield's file holds its calibration since version 2, and with it a checkpoint's.
-FORMAT_VERSIONS = {"agent": 1, "weights": 1, "fit": 1, "shield": 2, "checkpoint": 2}
+# A shield's file holds its calibration since version 2, and with it a checkpoint's. Since the next
+# version of all of them columns may be bent, and an agent's actions have a unit of their own.
+FORMAT_VERSIONS = {"agent": 2, "weights": 2, "fit": 2, "shield": 3, "checkpoint": 3}
+_ALSO_READ = {"agent": 1, "weights": 1, "shield": 2, "checkpoint": 2}
+# Buffers that older files lack, and the value with which a model acts as it did then.
+_SINCE = {"knots": math.inf, "heights": math.inf, "action_center": 0.0, "action_scale": 1.0}
 
 
 def save_payload(path: str | os.PathLike[str], kind: str, payload: dict[str, Any]) -> None:
@@ -69,7 +74,7 @@ def load_payload(
         raise FileFormatError(f"{path} was not written by flowshield: no format version in it")
     if payload.get("kind") != kind:
         raise FileFormatError(f"{path} holds a {payload.get('kind')!r:.40}, expected a {kind!r}")
-    if payload["format_version"] != FORMAT_VERSIONS[kind]:
+    if payload["format_version"] not in (FORMAT_VERSIONS[kind], _ALSO_READ.get(kind)):
         raise FileFormatError(
             f"{path} has format version {payload['format_version']!r:.40}; this release reads "
             f"version {FORMAT_VERSIONS[kind]} of a {kind}"
@@ -115,6 +120,7 @@ def rebuilt(
         raise ValueError(f"n_layers is {settings['n_layers']}, with {len(weights)} weights")
     with torch.device("meta"), _NoValues():
         shapes = {name: value.shape for name, value in make(**settings).state_dict().items()}
+    weights = {**_missing(shapes, weights), **weights}
     for name in shapes.keys() | weights.keys():
         held = weights[name].shape if name in weights else None
         if shapes.get(name) != held:
@@ -122,6 +128,17 @@ def rebuilt(
     model = make(**settings)
     model.load_state_dict(weights)
     return model
+
+
+def _missing(
+    shapes: Mapping[str, torch.Size], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The buffers that an older file lacks."""
+    return {
+        name: torch.full(shape, _SINCE[name.rpartition(".")[2]])
+        for name, shape in shapes.items()
+        if name not in weights and name.rpartition(".")[2] in _SINCE
+    }
 
 
 class _NoValues(TorchFunctionMode):

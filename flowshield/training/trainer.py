@@ -103,7 +103,7 @@ class Trainer:
         train, validation = self._tensors(parts["train"]), self._tensors(parts["validation"])
         settings = {**_plain(self.config.model), **_action_settings(dataset)}
         agent = self._seeded(lambda: UDRLAgent(dataset.state_dim, dataset.action_dim, **settings))
-        agent.fit_standardizers(train.states, train.commands)
+        agent.fit_standardizers(train.states, train.commands, train.actions)
         epochs = self.config.n_epochs if n_epochs is None else n_epochs
         with self._fitter.logger("agent") as logger:
             self.results["agent"] = self._fitter.fit(

@@ -194,11 +194,11 @@ def test_a_torch_file_of_another_program_is_refused(payload, tmp_path):
         UDRLAgent.load(tmp_path / "other.pt")
 
 
-@pytest.mark.parametrize("version", [0, 1, 99, "2.0", None])
+@pytest.mark.parametrize("version", [0, 1, 99, "3.0", None])
 def test_an_unknown_version_is_refused(version, tmp_path):
     payload = {"format_version": version, "kind": "shield", **shield().payload()}
     torch.save(payload, tmp_path / "shield.pt")
-    with pytest.raises(FileFormatError, match=r"format version .*; this release reads version 2"):
+    with pytest.raises(FileFormatError, match=r"format version .*; this release reads version 3"):
         BaseShield.load(tmp_path / "shield.pt")
 
 

@@ -4,71 +4,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from flowshield.errors import ConfigError, DataError
+from flowshield.errors import ConfigError
 from flowshield.models.networks import (
     PlainMLP,
     ResidualMLP,
     SinusoidalEmbedding,
-    Standardizer,
     activation,
 )
-
-
-def raw_rows():
-    torch.manual_seed(0)
-    return torch.randn(500, 3, dtype=torch.float64) @ torch.diag(
-        torch.tensor([3.0, 0.01, 200.0], dtype=torch.float64)
-    ) + torch.tensor([5.0, -1.0, 1e4], dtype=torch.float64)
-
-
-def fitted():
-    standardizer = Standardizer(3).double()
-    standardizer.fit(raw_rows())
-    return standardizer
-
-
-def test_standardized_rows_have_mean_0_and_deviation_1():
-    z = fitted()(raw_rows())
-    torch.testing.assert_close(z.mean(0), torch.zeros(3).double(), rtol=0, atol=1e-9)
-    torch.testing.assert_close(z.std(0, correction=0), torch.ones(3).double())
-
-
-def test_inverse_undoes_standardizing():
-    standardizer, x = fitted(), raw_rows()
-    torch.testing.assert_close(standardizer.inverse(standardizer(x)), x)
-
-
-def test_log_abs_det_is_that_of_the_inverse():
-    standardizer = fitted()
-    jacobian = torch.autograd.functional.jacobian(standardizer.inverse, torch.zeros(3).double())
-    torch.testing.assert_close(standardizer.log_abs_det(), torch.linalg.slogdet(jacobian)[1])
-
-
-def test_a_dimension_that_never_varies_is_only_shifted():
-    standardizer = Standardizer(2)
-    x = torch.stack([torch.full((50,), 0.1), torch.arange(50.0)], dim=1)
-    standardizer.fit(x)
-    assert float(standardizer.std[0]) == 1.0
-    torch.testing.assert_close(standardizer(x)[:, 0], torch.zeros(50), rtol=0, atol=1e-6)
-
-
-def test_statistics_travel_with_the_weights():
-    other = Standardizer(3).double()
-    other.load_state_dict(fitted().state_dict())
-    assert torch.equal(other(raw_rows()), fitted()(raw_rows()))
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_rows_that_are_not_finite_are_refused(bad):
-    rows = torch.zeros(4, 3)
-    rows[2, 1] = bad
-    with pytest.raises(DataError, match="finite.*1 non-finite"):
-        Standardizer(3).fit(rows)
-
-
-def test_no_rows_are_refused():
-    with pytest.raises(DataError, match="at least one row"):
-        Standardizer(3).fit(torch.zeros(0, 3))
 
 
 def test_the_network_is_the_sum_of_its_residual_layers():

@@ -12,13 +12,13 @@ from flowshield.models import (
     ProjectionSettings,
     QuantileShield,
 )
-from flowshield.models.networks import Standardizer
 from flowshield.models.shields import ExchangeablePairs
 from flowshield.models.shields.projection import (
     nearest_supported,
     scaled_distance,
     typical_score,
 )
+from flowshield.models.standardizer import Standardizer
 
 UNITS = torch.tensor([60.0, 110.0])
 LIMIT = -1.0  # the disc of radius 1

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flowshield.errors import DataError, FileFormatError, NotCalibratedError, unknown_name
 from flowshield.models.checks import check_batch, check_finite
+from flowshield.models.scale import search_tolerance
 from flowshield.models.serialization import load_payload, rebuilding, rebuilt, save_payload
 from flowshield.models.shields.calibration import Calibration
 from flowshield.models.shields.frontier import Frontier, highest_supported
@@ -80,7 +81,7 @@ class BaseShield(JudgingModel):
         *,
         level: float | None = None,
         score_type: str | None = None,
-        tolerance: float = 0.1,
+        tolerance: float | None = None,
     ) -> Frontier:
         """What may be asked for at a state: at each horizon the highest supported return.
 
@@ -91,7 +92,7 @@ class BaseShield(JudgingModel):
                 None = the calibrated threshold.
             score_type: "density" or "achievability"; None = the shield's own. The threshold of the
                 other is not known: give a level.
-            tolerance: How exact the returns are, raw reward.
+            tolerance: How exact the returns are, raw reward; None = near 0.1% of their deviation.
 
         Raises:
             NotCalibratedError: No level was given, and there is no threshold for this score.
@@ -110,7 +111,7 @@ class BaseShield(JudgingModel):
             limits,
             torch.as_tensor(horizons, dtype=state.dtype, device=state.device),
             samples[..., 1],
-            tolerance,
+            self._tolerance() if tolerance is None else tolerance,
             falling=score_type == "achievability",
         )
 
@@ -121,7 +122,7 @@ class BaseShield(JudgingModel):
         horizon: float,
         *,
         also: Sequence[float] = (),
-        tolerance: float = 0.1,
+        tolerance: float | None = None,
     ) -> list[list[tuple[float, float]]]:
         """Which returns are supported at a horizon: ranges, between which none was found.
 
@@ -132,7 +133,8 @@ class BaseShield(JudgingModel):
             state: [batch, state_dim], raw.
             horizon: Steps, at least 1.
             also: Returns to look at besides, raw: one that is supported lies in a range.
-            tolerance: How exact the ends are, raw reward; each end is itself supported.
+            tolerance: How exact the ends are, raw reward; each end is itself supported. None =
+                near 0.1% of the returns' deviation.
 
         Returns:
             For each state its ranges (low, high), raw, rising. No range: nothing is supported at
@@ -155,10 +157,13 @@ class BaseShield(JudgingModel):
             self.limits(state),
             horizon,
             samples[..., 1],
-            tolerance,
+            self._tolerance() if tolerance is None else tolerance,
             falling=self.score_type == "achievability",
             also=also,
         )
+
+    def _tolerance(self) -> float:
+        return search_tolerance(float(self.command_standardizer.std[1]))
 
     def _levels(self, state: Tensor, level: float | None, score_type: str) -> Tensor:
         if level is None:

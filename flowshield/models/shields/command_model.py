@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from flowshield.errors import ConfigError
 from flowshield.models.checks import check_batch
-from flowshield.models.networks import Standardizer
+from flowshield.models.scale import ReturnScale
 from flowshield.models.shields.achievability import log_achievability_by_samples
+from flowshield.models.shields.gaussian_mixture import least_scale
+from flowshield.models.standardizer import COMMAND_NAMES, Standardizer, state_names
 
 _SEED = 0  # of common noise: the same question gets the same answer
 _MOST_SAMPLES = 2**16  # drawn at a time
@@ -28,14 +30,17 @@ class CommandModel(nn.Module, ABC):
         state_dim: Size of a state.
         command_dim: Size of a command: 2.
         horizon_noise: Width of the uniform noise on horizons, steps.
-        return_noise: Standard deviation of the Gaussian noise on returns, raw reward.
+        return_noise: Standard deviation of the Gaussian noise on returns, raw reward; None =
+            derived from the data by `fit_standardizers` (`ReturnScale.noise`), and 1 before that.
         hyperparameters: Further arguments of the subclass's constructor.
 
     Attributes:
+        least_scale: Deviations that H and R never fall short of, for the noise, raw [2].
         achievability_samples: Samples a state of an achievability that is not in closed form.
     """
 
     achievability_samples: ClassVar[int] = 256
+    least_scale: Tensor
 
     def __init__(
         self,
@@ -43,7 +48,7 @@ class CommandModel(nn.Module, ABC):
         command_dim: int = 2,
         *,
         horizon_noise: float = 1.0,
-        return_noise: float = 1.0,
+        return_noise: float | None = None,
         **hyperparameters: Any,
     ) -> None:
         if command_dim != 2:
@@ -57,9 +62,12 @@ class CommandModel(nn.Module, ABC):
             **hyperparameters,
         }
         self.state_dim, self.command_dim = state_dim, command_dim
-        self.horizon_noise, self.return_noise = horizon_noise, return_noise
+        self.horizon_noise = horizon_noise
+        self.return_noise = 1.0 if return_noise is None else return_noise
         self.state_standardizer = Standardizer(state_dim)
         self.command_standardizer = Standardizer(command_dim)
+        least = least_scale(self.horizon_noise, self.return_noise)
+        self.register_buffer("least_scale", least, persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -115,9 +123,18 @@ class CommandModel(nn.Module, ABC):
         return self.sample_with_log_prob(state, n_samples)[0]
 
     def fit_standardizers(self, states: Tensor, commands: Tensor) -> None:
-        """Takes the statistics of the raw training data [n, state_dim], [n, 2]."""
-        self.state_standardizer.fit(states)
-        self.command_standardizer.fit(commands)
+        """Takes the statistics of the raw training data [n, state_dim], [n, 2].
+
+        Warns:
+            DataWarning: See `Standardizer.fit`.
+        """
+        self.state_standardizer.fit(states, state_names(self.state_dim))
+        self.command_standardizer.fit(commands, COMMAND_NAMES)
+        if self.hyperparameters["return_noise"] is None:
+            # with it, a file or a checkpoint says what was derived
+            noise = ReturnScale.of(commands[:, 1].cpu().numpy()).noise
+            self.return_noise = self.hyperparameters["return_noise"] = noise
+            self.least_scale.copy_(least_scale(self.horizon_noise, noise))
 
     def dequantize(self, command: Tensor) -> Tensor:
         """Adds the noise that makes commands [batch, 2] continuous (see the class).

@@ -19,7 +19,6 @@ from flowshield.models.shields.field import CommandField, StateContext
 from flowshield.models.shields.gaussian_mixture import (
     Components,
     components,
-    least_scale,
     log_density,
 )
 from flowshield.models.shields.gaussianization import degaussianize, gaussianize
@@ -58,7 +57,6 @@ class ContinuousShield(BaseShield):
     """
 
     compiled: ClassVar[tuple[str, ...]] = ("_density", "_draw")
-    _least_raw: Tensor
 
     def __init__(
         self,
@@ -75,7 +73,7 @@ class ContinuousShield(BaseShield):
         n_steps: int = 2,
         tolerance: float = 1e-6,
         horizon_noise: float = 1.0,
-        return_noise: float = 1.0,
+        return_noise: float | None = None,
         **hyperparameters: Any,
     ) -> None:
         ode.evaluations_per_step(solver)  # an unknown solver is refused here, not at the first use
@@ -106,8 +104,6 @@ class ContinuousShield(BaseShield):
             n_components,
             dropout,
         )
-        least = least_scale(horizon_noise, return_noise)
-        self.register_buffer("_least_raw", least, persistent=False)
 
     @abstractmethod
     def _sample_angles(self, n: int, device: torch.device) -> Tensor:
@@ -206,7 +202,8 @@ class ContinuousShield(BaseShield):
         ).view(z.shape[:2])
         # the mixture's own density, corrected by how z differs from standard normal
         correction = log_prob - ode.standard_normal_log_density(z)
-        return log_density(mixture, g) + correction - self.command_standardizer.log_abs_det()
+        jacobian = self.command_standardizer.log_abs_det(commands)
+        return log_density(mixture, g) + correction - jacobian
 
     def _draw(self, state: Tensor, noise: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
         """Commands [batch, n, 2] and log-densities [batch, n] from noise [batch * n, 2]."""
@@ -227,7 +224,7 @@ class ContinuousShield(BaseShield):
         # g need not be the exact image of z for this to be its log-density to first order
         log_prob = log_density(mixture, g) + end[..., 2] - ode.standard_normal_log_density(z)
         commands = self.command_standardizer.inverse(g)
-        return commands, log_prob - self.command_standardizer.log_abs_det()
+        return commands, log_prob - self.command_standardizer.log_abs_det(commands)
 
     def _encode(self, state: Tensor, command: Tensor) -> tuple[StateContext, Tensor]:
         """What is known of the states, and the standardized commands [batch, 1, 2]."""
@@ -236,7 +233,7 @@ class ContinuousShield(BaseShield):
         return context, self.command_standardizer(command).unsqueeze(1)
 
     def _components(self, context: StateContext) -> Components:
-        return components(context.mixture, self._least_raw, self.command_standardizer.std)
+        return components(context.mixture, self.least_scale, self.command_standardizer.std)
 
     def _noise(self, state: Tensor, n_samples: int, generator: torch.Generator | None) -> Tensor:
         """Points of N(0, I), [batch * n_samples, 2]: shared by all states if seeded, else not."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowshield.errors import ConfigError
+from flowshield.errors import ConfigError, DataError
 from flowshield.models.checks import check_batch
 from flowshield.models.networks import ResidualMLP
 from flowshield.models.shields.base import BaseShield
@@ -17,7 +17,6 @@ from flowshield.models.shields.gaussian_mixture import (
     PARAMETERS,
     Components,
     components,
-    least_scale,
     log_density,
     start_apart,
 )
@@ -50,7 +49,6 @@ class MixtureShield(BaseShield):
     """
 
     shield_type: ClassVar[str] = "mixture"
-    _least_raw: Tensor
 
     def __init__(
         self,
@@ -61,7 +59,7 @@ class MixtureShield(BaseShield):
         n_components: int = 20,
         dropout: float = 0.0,
         horizon_noise: float = 1.0,
-        return_noise: float = 1.0,
+        return_noise: float | None = None,
     ) -> None:
         if n_components < 1:
             raise ConfigError(f"expected n_components of at least 1, got {n_components}")
@@ -80,8 +78,6 @@ class MixtureShield(BaseShield):
             state_dim, PARAMETERS * n_components, hidden_dim, n_layers, dropout=dropout
         )
         start_apart(self.network.last, 0, n_components)
-        least = least_scale(horizon_noise, return_noise)
-        self.register_buffer("_least_raw", least, persistent=False)
 
     def compute_loss(self, state: Tensor, command: Tensor) -> Tensor:
         """Negative log-likelihood of the dequantised commands, a scalar, standardized nats.
@@ -112,7 +108,7 @@ class MixtureShield(BaseShield):
             commands: [batch, m, 2], steps and raw return.
         """
         log_prob = log_density(self._components(state), self.command_standardizer(commands))
-        return log_prob - self.command_standardizer.log_abs_det()
+        return log_prob - self.command_standardizer.log_abs_det(commands)
 
     @torch.no_grad()
     def sample_with_log_prob(
@@ -122,8 +118,9 @@ class MixtureShield(BaseShield):
         check_batch(state=(state, self.state_dim))
         components = self._components(state)
         drawn = _drawn(components, *_noise(state, n_samples, generator))
-        log_prob = log_density(components, drawn) - self.command_standardizer.log_abs_det()
-        return self.command_standardizer.inverse(drawn), log_prob
+        commands = self.command_standardizer.inverse(drawn)
+        log_prob = log_density(components, drawn)
+        return commands, log_prob - self.command_standardizer.log_abs_det(commands)
 
     @torch.no_grad()
     def conditional(self, state: Tensor, horizon: Tensor | float) -> NormalMixture:
@@ -135,12 +132,23 @@ class MixtureShield(BaseShield):
 
         Returns:
             A mixture a row, raw returns: its weights, means and scales [batch, K].
+
+        Raises:
+            DataError: Rare returns of another size have bent the returns' standardizer.
         """
         check_batch(state=(state, self.state_dim))
-        means, stds = self.command_standardizer.mean, self.command_standardizer.std
+        unit = self.command_standardizer
+        if 1 in unit.bent:
+            raise DataError(
+                "expected returns of one size, got a shield whose data hold rare ones of another: "
+                "they are modelled on a logarithmic scale, where p(R | s, H) is no mixture of "
+                "normal laws; use sample() or log_prob()"
+            )
         h = torch.as_tensor(horizon, dtype=state.dtype, device=state.device).expand(len(state))
+        g = unit(torch.stack([h, torch.zeros_like(h)], dim=1))[:, :1]
+        means, stds = unit.mean, unit.std
         c = Components(*(part.squeeze(1) for part in self._components(state)))
-        z = ((h.unsqueeze(1) - means[0]) / stds[0] - c.mean_h) / c.scale_h
+        z = (g - c.mean_h) / c.scale_h
         weights = (c.logits - 0.5 * z * z - c.scale_h.log()).softmax(dim=1)
         return NormalMixture(
             weights, means[1] + stds[1] * (c.mean_r + c.slope * z), stds[1] * c.scale_r
@@ -176,7 +184,7 @@ class MixtureShield(BaseShield):
     def _components(self, state: Tensor) -> Components:
         """The Gaussians of raw states [batch, state_dim]."""
         raw = self.network(self.state_standardizer(state))
-        return components(raw, self._least_raw, self.command_standardizer.std)
+        return components(raw, self.least_scale, self.command_standardizer.std)
 
 
 def _log_orthant(c: Components, g: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowshield.errors import ConfigError
 from flowshield.models.checks import check_finite
-from flowshield.models.networks import Standardizer
+from flowshield.models.standardizer import Standardizer
 
 _SHORTLIST = 4  # nearest samples that are rechecked in the first round
 _NEAR = 0.75  # share of the samples, the nearest, whose spread is the pattern's first scale

@@ -63,7 +63,7 @@ class QuantileShield(BaseShield):
         n_quantiles: int = 32,
         dropout: float = 0.0,
         horizon_noise: float = 1.0,
-        return_noise: float = 1.0,
+        return_noise: float | None = None,
     ) -> None:
         if not 0.0 < tau < 1.0 or n_quantiles < 2:
             raise ConfigError(
@@ -127,7 +127,7 @@ class QuantileShield(BaseShield):
         g = self.command_standardizer(commands)
         grid, y = self._grids(self.state_standardizer(state), g)
         log_prob = log_density(self.levels, grid, y).view(2, *commands.shape[:2]).sum(dim=0)
-        return log_prob - self.command_standardizer.log_abs_det()
+        return log_prob - self.command_standardizer.log_abs_det(commands)
 
     @torch.no_grad()
     def sample_with_log_prob(
@@ -148,10 +148,8 @@ class QuantileShield(BaseShield):
         log_prob = log_density(self.levels, horizon_grid, horizon)
         log_prob = log_prob + log_density(self.levels, return_grid, ret).view(batch, n_samples)
         g = torch.stack([horizon, ret.view(batch, n_samples)], dim=2)
-        return (
-            self.command_standardizer.inverse(g),
-            log_prob - self.command_standardizer.log_abs_det(),
-        )
+        commands = self.command_standardizer.inverse(g)
+        return commands, log_prob - self.command_standardizer.log_abs_det(commands)
 
     @torch.no_grad()
     def log_achievabilities(self, state: Tensor, commands: Tensor) -> Tensor:
