@@ -41,8 +41,8 @@ def test_the_deviation_stays_in_its_range_and_keeps_a_gradient():
     state, command, _ = batch()
     with torch.no_grad():
         made.network.last.weight.mul_(100)
-    log_std = made(state, command)[1]
-    assert bool((log_std >= -2.5).all()) and bool((log_std <= 1.0).all())
+    log_std = made(state, command)[1] - made.action_scale.log()
+    assert bool((log_std >= -2.5 - 1e-6).all()) and bool((log_std <= 1.0 + 1e-6).all())
     assert float(log_std.detach().std()) > 0.1
 
 
@@ -65,7 +65,7 @@ def test_deterministic_is_the_clipped_mean():
 
 
 def test_random_actions_have_the_stated_mean_and_deviation():
-    made = UDRLAgent(4, 3, hidden_dim=16, action_low=-1e6, action_high=1e6)
+    made = UDRLAgent(4, 3, hidden_dim=16, action_low=-math.inf, action_high=math.inf)
     state, command, _ = batch(1)
     mean, log_std = made(state, command)
     torch.manual_seed(0)
@@ -83,6 +83,55 @@ def test_the_units_of_the_inputs_do_not_matter():
     states, commands, _ = batch(500)
     other.fit_standardizers(states * scale, commands * unit)
     torch.testing.assert_close(other(state * scale, command * unit), made(state, command))
+
+
+def learnt(unit, **bounds):
+    """An agent after some steps on actions that follow the state, all actions times `unit`."""
+    torch.manual_seed(0)
+    made = UDRLAgent(1, 1, hidden_dim=16, n_layers=2, **bounds)
+    state = torch.randn(1000, 1)
+    action = unit * (0.6 * state + 0.05 * torch.randn(1000, 1)).clamp(-1, 1)
+    command = torch.stack([torch.ones(1000), torch.zeros(1000)], dim=1)
+    made.fit_standardizers(state, command, action)
+    adam = torch.optim.Adam(made.parameters(), lr=1e-2)
+    for _ in range(150):
+        adam.zero_grad()
+        made.compute_loss(state, action, command).backward()
+        adam.step()
+    return made.eval(), state, command, action
+
+
+@pytest.mark.parametrize("exponent", [-40, -20, -4, 3, 20])
+@pytest.mark.parametrize("bounded", [True, False])
+def test_the_unit_of_actions_does_not_matter(exponent, bounded):
+    unit = 2.0**exponent  # powers of two lose no digits
+    ends = [1.0, unit] if bounded else [math.inf, math.inf]
+    one, state, command, action = learnt(1.0, action_low=-ends[0], action_high=ends[0])
+    other, *_ = learnt(unit, action_low=-ends[1], action_high=ends[1])
+    noise = [torch.Generator().manual_seed(5) for _ in range(2)]
+    drawn = one.sample(state, command, generator=noise[0])
+    scaled = other.sample(state, command, generator=noise[1])
+    torch.testing.assert_close(scaled, drawn * unit, rtol=1e-3, atol=1e-3 * unit)
+    expected = one.log_prob(state, command, action) - math.log(unit)
+    torch.testing.assert_close(
+        other.log_prob(state, command, action * unit), expected, rtol=1e-3, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    ("unit", "bound"),
+    [(0.1, 0.1), (1e-6, 1e-6), (1e5, 1e5), (1e-3, 1.0), (1.0, 1e9), (0.01, math.inf)],
+)
+def test_drawn_actions_explain_small_actions_too(unit, bound):
+    made, state, command, action = learnt(unit, action_low=-bound, action_high=bound)
+    error = (made.sample(state, command) - action).var() / action.var()
+    assert float(error) < 0.1
+
+
+def test_actions_that_never_vary_keep_the_unit_of_their_bounds():
+    made = UDRLAgent(1, 2, action_low=[-2.0, -1.0], action_high=[2.0, math.inf])
+    made.fit_standardizers(torch.randn(9, 1), torch.randn(9, 2), torch.ones(9, 2))
+    assert made.action_scale.tolist() == [2.0, 1.0] and made.action_center.tolist() == [0.0, 1.0]
 
 
 def test_both_state_and_command_are_obeyed():

@@ -59,6 +59,33 @@ def test_other_units_of_commands_shift_the_log_density(name, by_horizon, by_retu
 
 
 @pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("decade", [-6, -3, 3, 6])
+@torch.no_grad()
+def test_the_derived_noise_follows_the_unit_of_rewards(name, decade):
+    state, command = data()
+    unit = torch.tensor([1.0, float(f"1e{decade}")])
+    with torch.enable_grad():
+        shield = trained(name, state, command, return_noise=None)
+        scaled = trained(name, state, command * unit, return_noise=None)
+    assert scaled.return_noise == pytest.approx(shield.return_noise * float(unit[1]))
+    expected = shield.log_prob(state, command) - unit[1].log()
+    # decimal units cost digits, and twenty steps of training spread them at a few commands
+    off = (scaled.log_prob(state, command * unit) - expected).abs()
+    assert float(off.quantile(0.8)) < 0.05
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("exponent", [-40, -20, 20, 40])
+@torch.no_grad()
+def test_states_of_any_size_are_told_apart(name, exponent):
+    state, command = data()
+    with torch.enable_grad():
+        shield, scaled = (trained(name, s, command) for s in (state, state * 2.0**exponent))
+    expected = shield.log_prob(state, command)
+    torch.testing.assert_close(scaled.log_prob(state * 2.0**exponent, command), expected)
+
+
+@pytest.mark.parametrize("name", TYPES)
 @torch.no_grad()
 def test_other_units_of_states_change_nothing(name):
     state, command = data()

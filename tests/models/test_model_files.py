@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowshield.errors import FileFormatError, NotCalibratedError
+from flowshield.errors import DataWarning, FileFormatError, NotCalibratedError
 from flowshield.models import (
     BaseShield,
     DiffusionShield,
@@ -89,6 +89,51 @@ def test_a_loaded_shield_is_the_same_to_the_last_bit(name, tmp_path):
         assert torch.equal(loaded.log_prob(states, commands), made.log_prob(states, commands))
         assert torch.equal(loaded.is_ood(states, commands), made.is_ood(states, commands))
         assert torch.equal(loaded.project(states, commands), made.project(states, commands))
+
+
+def as_older(payload, version):
+    """The content of a file from before columns could be bent and actions had a unit."""
+    since = ("knots", "heights", "action_center", "action_scale")
+    weights = {
+        key: value
+        for key, value in payload["state_dict"].items()
+        if key.rpartition(".")[2] not in since
+    }
+    return {**payload, "format_version": version, "state_dict": weights}
+
+
+@pytest.mark.parametrize("name", SHIELDS)
+def test_a_shield_of_the_version_before_answers_as_it_did(name, tmp_path):
+    made, (states, commands) = shield(name), queries()
+    torch.save({"kind": "shield", **as_older(made.payload(), 2)}, tmp_path / "shield.pt")
+    loaded = BaseShield.load(tmp_path / "shield.pt")
+    assert torch.equal(loaded.score(states, commands), made.score(states, commands))
+
+
+def test_an_agent_of_the_version_before_acts_in_raw_units(tmp_path):
+    torch.manual_seed(0)
+    made = UDRLAgent(3, 1, hidden_dim=8, action_low=-4.0, action_high=4.0)
+    payload = {"hyperparameters": made.hyperparameters, "state_dict": made.state_dict()}
+    torch.save({"kind": "agent", **as_older(payload, 1)}, tmp_path / "agent.pt")
+    loaded = UDRLAgent.load(tmp_path / "agent.pt")
+    assert loaded.action_scale.tolist() == [1.0] and made.action_scale.tolist() == [4.0]
+    states, commands = queries()
+    expected, _ = made(states, commands)
+    torch.testing.assert_close(loaded(states, commands)[0], expected / 4.0)
+
+
+def test_bent_columns_and_derived_noise_travel(tmp_path):
+    made, (states, commands) = shield("mixture", calibrate=False), queries()
+    rows = commands.repeat(50, 1)
+    rows[::100, 1] = 1e7
+    made.hyperparameters["return_noise"] = None
+    with pytest.warns(DataWarning):
+        made.fit_standardizers(states.repeat(50, 1), rows)
+    made.save(tmp_path / "shield.pt")
+    loaded = BaseShield.load(tmp_path / "shield.pt")
+    assert loaded.return_noise == made.return_noise == made.hyperparameters["return_noise"] == 1.0
+    assert torch.equal(loaded.least_scale, made.least_scale)
+    assert torch.equal(loaded.log_prob(states, commands), made.log_prob(states, commands))
 
 
 @pytest.mark.parametrize("name", SHIELDS)

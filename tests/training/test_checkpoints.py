@@ -121,7 +121,7 @@ def test_a_file_of_another_kind_or_version(tmp_path):
     with pytest.raises(FileFormatError, match="holds a 'agent', expected a 'checkpoint'"):
         load_checkpoint(path)
     save_payload(path, "checkpoint", {"format_version": 999})
-    with pytest.raises(FileFormatError, match="format version 999; this release reads version 2"):
+    with pytest.raises(FileFormatError, match="format version 999; this release reads version 3"):
         load_checkpoint(path)
     torch.save({"model": torch.zeros(3)}, path)
     with pytest.raises(FileFormatError, match="not written by flowshield"):
