@@ -1,12 +1,11 @@
 """Shields and agents on data of every size: returns, rewards of another size, actuators.
 
-    python benchmarks/scales.py                         # about ten minutes on one core
-    python benchmarks/scales.py --shields mixture --epochs 4
+    python benchmarks/scales.py                                     # three seeds, about 15 minutes
+    python benchmarks/scales.py --cases success --seeds 42 --shields mixture
 
-Every case is made of the geometric chain, whose p(H, R | s) is known, so that what a command is
-worth is known too. The tables say how far each shield is from the exact answer (AUROC against
-Bayes), how often an impossible command is detected at a false-alarm rate of 5%, and how much of
-the actions an agent explains.
+Every case is made of the geometric chain, whose p(H, R | s) is known, so that the exact answer
+stands beside the models'. Figures are means over the seeds; commands are those that held-out
+episodes fulfil from one random step each.
 """
 
 __all__ = ["main"]
@@ -14,261 +13,257 @@ __all__ = ["main"]
 import argparse
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 
 from flowshield.config import compose
 from flowshield.data import TrajectoryDataset
-from flowshield.envs import make_env
+from flowshield.envs import EnvWrapper, KnownAnswer, make_env
 from flowshield.evaluation.metrics import auc_roc
 from flowshield.evaluation.scoring import shield_limits, shield_scores
 from flowshield.models import BaseShield
 from flowshield.training import DataCollector, Trainer
 
 _SHIELDS = ("quantile", "mixture", "diffusion", "flow_matching")
-_N_TEST = 2000
-_UNITS = (1e-6, 1.0, 1e6)
+_ALPHA = 0.05
+_WIDE = {"drift": 2.0, "reward_std": 5.0}  # a chain whose returns are of LunarLander's size
+_PENALTY = -1000.0
+_SETTINGS = ("batch_size=256", "early_stopping.patience=100")
 
-Arrays = dict[str, NDArray[np.float64]]
-Row = dict[str, str]
+Floats = NDArray[np.float64]
+Arrays = dict[str, Floats]
+Score = Callable[[Floats, Floats], Floats]
+
+
+class Figures(NamedTuple):
+    """A row of a table: what it is of, and what was measured."""
+
+    of: dict[str, str]
+    measured: dict[str, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints one table a case."""
+    """Prints one table per case."""
     options = _arguments(arguments)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as options.scratch:
-        for case in options.cases:
-            print(f"\n### {_CASES[case].__doc__}\n", flush=True)
-            _print(_CASES[case](options))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.cases:
+            trained = _Training(options, folder)
+            rows = [list(_CASES[name](trained, seed)) for seed in options.seeds]
+            print(f"\n### {_CASES[name].__doc__}\n\n{_table(rows)}", flush=True)
+
+
+class _Training:
+    """Trains what a case asks for."""
+
+    def __init__(self, options: argparse.Namespace, folder: str) -> None:
+        self.shields, self.episodes, self.epochs = options.shields, options.episodes, options.epochs
+        self._folders = (f"{folder}/{i}" for i in itertools.count())
+
+    def shields_of(self, dataset: TrajectoryDataset, seed: int) -> Iterator[tuple[str, BaseShield]]:
+        for name in self.shields:
+            config = compose("train", [f"shield={name}", f"seed={seed}", *_SETTINGS])
+            yield name, self._trainer(config).train_shield(dataset, name, self.epochs)
+
+    def agent(self, dataset: TrajectoryDataset, seed: int) -> Any:
+        config = compose("train", [f"seed={seed}", "learning_rate=1e-3", *_SETTINGS])
+        return self._trainer(config).train_udrl(dataset, self.epochs)
+
+    def _trainer(self, config: DictConfig) -> Trainer:
+        config.log_dir = next(self._folders)
+        return Trainer(config)
 
 
 # ------------------------------------------------------------------ cases
 
 
-def small_returns(options: argparse.Namespace) -> list[Row]:
-    """Returns that deviate by 0.5 sqrt(H): AUROC, shield less Bayes, commands too high."""
+def small_returns(training: _Training, seed: int) -> Iterator[Figures]:
+    """Returns that deviate by 0.5 sqrt(H): AUROC of commands 2 and 4 deviations too high."""
     env = make_env("geometric_chain", reward_std=0.5)
-    dataset = DataCollector(env).collect(options.episodes, seed=options.seed)
-    states, commands = _held_out(env, options.seed)
-    rows = []
-    for name in options.shields:
-        shield = _shield(dataset, name, options)
-        row = {"shield": name, "noise": f"{shield.return_noise:g}"}
-        for n in (2, 4):
-            high = commands + np.stack([0 * commands[:, 0], n * 0.5 * commands[:, 0] ** 0.5], 1)
-            ours = _auroc(
-                shield_scores(shield, *_float32(states, commands)),
-                shield_scores(shield, *_float32(states, high)),
+    states, commands = _random_steps(_dataset(_chain(env, training.episodes, seed + 1000)), seed)
+    deviation = np.stack([0 * commands[:, 0], 0.5 * np.sqrt(commands[:, 0])], axis=1)
+    exact = _exact(env).log_prob
+
+    def auroc(score: Score, n: int) -> float:
+        high = score(states, commands + n * deviation)
+        return auc_roc(-high, -score(states, commands))
+
+    bayes = {n: auroc(exact, n) for n in (2, 4)}
+    dataset = _dataset(_chain(env, training.episodes, seed))
+    for name, shield in training.shields_of(dataset, seed):
+        found = {n: auroc(_score(shield), n) for n in bayes}
+        measured = {"noise": shield.return_noise}
+        for n, value in found.items():
+            measured |= {f"{n} deviations": value, f"less Bayes ({n})": value - bayes[n]}
+        yield Figures({"shield": name}, measured)
+
+
+def success(training: _Training, seed: int) -> Iterator[Figures]:
+    """Returns of 0 or 1 unit: share flagged where 1 is sure, and the highest supported return."""
+    env = make_env("geometric_chain")
+    states = torch.tensor([[0.9, 0.0]]) + torch.linspace(-0.1, 0.1, 50)[:, None]
+    for unit in (1e-6, 1.0, 1e6):
+        dataset = _dataset(_successes(_chain(env, training.episodes, seed), unit, seed))
+        for name, shield in training.shields_of(dataset, seed):
+            measured = {"noise / unit": shield.return_noise / unit}
+            for ret in (1.0, 0.5, 1.5, 2.0):
+                asked = torch.tensor([[10.0, ret * unit]]).expand(len(states), 2)
+                flagged = shield.is_ood(states, asked).double().mean()
+                measured[f"R = {ret:g}"] = float(flagged)
+            highest = shield.achievable(states, [10.0]).returns.median()
+            measured["achievable / unit"] = float(highest) / unit
+            yield Figures({"unit": f"{unit:g}", "shield": name}, measured)
+
+
+def outliers(training: _Training, seed: int) -> Iterator[Figures]:
+    """Rewards of another size: share flagged of true commands and of ones that are too high."""
+    env = make_env("geometric_chain", **_WIDE)
+    clean = _chain(env, training.episodes, seed + 1000)
+    for what, share in (("none", 0.0), ("3 glitches of 1e6", None), ("-1000 in 3%", 0.03),
+                        ("-1000 in 15%", 0.15)):  # fmt: skip
+        spoil = _with_glitches if share is None else _with_penalties(share)
+        steps = _random_steps(_dataset(clean), seed)
+        reference = _random_steps(_dataset(spoil(clean, seed + 1)), seed)
+        bayes = _exact_with_penalties(env, share or 0.0)
+        limit = np.quantile(bayes(*reference), _ALPHA)
+        yield Figures({"outliers": what, "shield": "exact"}, _flagged(bayes, limit, *steps))
+        dataset = _dataset(spoil(_chain(env, training.episodes, seed), seed))
+        for name, shield in training.shields_of(dataset, seed):
+            limits = shield_limits(shield, steps[0].astype(np.float32))
+            yield Figures(
+                {"outliers": what, "shield": name}, _flagged(_score(shield), limits, *steps)
             )
-            exact = _without_noise(env).log_prob
-            bayes = _auroc(exact(states, commands), exact(states, high))
-            row |= {
-                f"{n} deviations": f"{ours:.3f}",
-                f"Bayes {n}": f"{bayes:.3f}",
-                f"less Bayes {n}": f"{ours - bayes:+.3f}",
-            }
-        rows.append(row)
-    return rows
 
 
-def success(options: argparse.Namespace) -> list[Row]:
-    """Returns of 0 or 1: flagged where R = 1 is sure, and the highest supported return there."""
-    rows = []
-    for unit in _UNITS:
-        dataset = _dataset(_successes(options, unit), options)
-        state = torch.tensor([[0.9, 0.0]] * 50)
-        for name in options.shields:
-            shield = _shield(dataset, name, options)
-            row = {"shield": name, "unit": f"{unit:g}", "noise": f"{shield.return_noise:g}"}
-            for r in (1.0, 0.5, 1.5, 2.0):
-                asked = torch.tensor([[10.0, r * unit]]).expand(len(state), 2)
-                row[f"R = {r:g}"] = f"{float(shield.is_ood(state, asked).double().mean()):.0%}"
-            highest = shield.achievable(state[:1], [10.0]).returns
-            rows.append(row | {"achievable": f"{float(highest) / unit:.3f}"})
-    return rows
-
-
-def outliers(options: argparse.Namespace) -> list[Row]:
-    """Rewards of another size: detected of commands too high by 60 (false-alarm rate 5%)."""
-    rows = []
-    for what, spoil in (
-        ("none", _nothing),
-        ("3 glitches of 1e6", _glitches),
-        ("penalty of -1000 in 3%", _penalties(0.03)),
-        ("penalty of -1000 in 15%", _penalties(0.15)),
-    ):
-        arrays = spoil(_chain(options, drift=2.0, reward_std=5.0), np.random.default_rng(1))
-        dataset = _dataset(arrays, options)
-        env = make_env("geometric_chain", drift=2.0, reward_std=5.0)
-        states, commands = _held_out(env, options.seed)
-        for name in options.shields:
-            shield = _shield(dataset, name, options)
-            rows.append(
-                {
-                    "shield": name,
-                    "outliers": what,
-                    "false alarms": f"{_flagged(shield, states, commands):.1%}",
-                    "+60": f"{_flagged(shield, states, commands + [0, 60]):.1%}",
-                    "+1000": f"{_flagged(shield, states, commands + [0, 1000]):.1%}",
-                }
-            )
-    return rows
-
-
-def actuators(options: argparse.Namespace) -> list[Row]:
-    """Small actions: share of the actions' variance that drawn and mean actions explain."""
-    rows = []
+def actuators(training: _Training, seed: int) -> Iterator[Figures]:
+    """Actions within small bounds: share of their variance that an agent's actions explain."""
+    arrays = _chain(make_env("geometric_chain"), training.episodes, seed)
+    noise = np.random.default_rng(seed).normal(size=(len(arrays["states"]), 1))
+    actions = np.clip(0.6 * arrays["states"][:, :1] + 0.05 * noise, -1.0, 1.0)
     for bound in (1.0, 0.1, 1e-3, 1e-6, 1e3):
-        arrays = _chain(options, drift=0.0, reward_std=1.0)
-        rng = np.random.default_rng(0)
-        s = arrays["states"]
-        arrays["actions"] = bound * np.clip(
-            0.6 * s[:, :1] + 0.05 * rng.normal(size=(len(s), 1)), -1, 1
-        )
-        dataset = _dataset(arrays, options, action_low=[-bound], action_high=[bound])
-        config = compose(
-            "train",
-            [
-                f"n_epochs={options.epochs}",
-                "learning_rate=1e-3",
-                *_SETTINGS,
-                f"seed={options.seed}",
-            ],
-        )
-        agent = _trainer(config, options).train_udrl(dataset)
-        states, commands = torch.as_tensor(dataset.states), torch.as_tensor(dataset.commands)
-        row = {"bounds": f"+-{bound:g}"}
+        arrays["actions"] = bound * actions
+        dataset = _dataset(arrays, action_low=[-bound], action_high=[bound])
+        agent = training.agent(dataset, seed)
+        states, commands = torch.tensor(dataset.states), torch.tensor(dataset.commands)
+        measured = {}
         for kind, deterministic in (("drawn", False), ("mean", True)):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             done = agent.sample(states, commands, deterministic=deterministic).detach().numpy()
-            error = ((done - dataset.actions) ** 2).mean() / dataset.actions.var()
-            row[kind] = f"{1 - error:.3f}"
-        rows.append(row)
-    return rows
+            error = np.mean((done.astype(float) - dataset.actions) ** 2)
+            measured[kind] = 1.0 - error / dataset.actions.astype(float).var()
+        yield Figures({"bounds": f"±{bound:g}"}, measured)
 
 
-_CASES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+_CASES: dict[str, Callable[[_Training, int], Iterator[Figures]]] = {
     case.__name__: case for case in (small_returns, success, outliers, actuators)
 }
 
+
 # ------------------------------------------------------------------ data
 
-_SETTINGS = ["batch_size=256", "early_stopping.patience=100", "use_wandb=false"]
 
-
-def _chain(options: argparse.Namespace, **kwargs: float) -> Arrays:
-    env = make_env("geometric_chain", **kwargs)
-    data = DataCollector(env).collect(options.episodes, seed=options.seed)
+def _chain(env: EnvWrapper, n_episodes: int, seed: int) -> Arrays:
+    data = DataCollector(env).collect(n_episodes, seed=seed)
     names = ("states", "actions", "rewards", "terminated", "truncated")
     return {name: np.array(getattr(data, name)) for name in names}
 
 
-def _successes(options: argparse.Namespace, unit: float) -> Arrays:
-    """The chain's episodes, with a last reward of 1 where the state's first number says so."""
-    arrays = _chain(options)
-    rng = np.random.default_rng(0)
-    chance = 1 / (1 + np.exp(-8 * arrays["states"][:, 0]))
-    arrays["rewards"] = unit * (arrays["terminated"] & (rng.random(len(chance)) < chance))
-    return arrays
-
-
-def _nothing(arrays: Arrays, rng: np.random.Generator) -> Arrays:
-    return arrays
-
-
-def _glitches(arrays: Arrays, rng: np.random.Generator) -> Arrays:
-    arrays["rewards"][rng.choice(len(arrays["rewards"]), 3, replace=False)] += 1e6
-    return arrays
-
-
-def _penalties(share: float) -> Callable[[Arrays, np.random.Generator], Arrays]:
-    def spoil(arrays: Arrays, rng: np.random.Generator) -> Arrays:
-        hit = arrays["terminated"] & (rng.random(len(arrays["rewards"])) < share)
-        arrays["rewards"] = np.where(hit, arrays["rewards"] - 1000.0, arrays["rewards"])
-        return arrays
-
-    return spoil
-
-
-def _dataset(
-    arrays: Arrays, options: argparse.Namespace, **metadata: list[float]
-) -> TrajectoryDataset:
+def _dataset(arrays: Arrays, **metadata: list[float]) -> TrajectoryDataset:
     return TrajectoryDataset.from_arrays(**arrays, metadata=metadata)
 
 
-def _held_out(env: object, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """States and the commands that an episode from there fulfils, drawn from the exact answer."""
-    rng = np.random.default_rng(seed + 1000)
-    states = rng.uniform(-1.0, 1.0, (_N_TEST, 2))
-    return states, env.known_answer.sample(states, rng)
+def _random_steps(dataset: TrajectoryDataset, seed: int) -> tuple[Floats, Floats]:
+    """State and fulfilled command of one random step per episode."""
+    place = np.random.default_rng(seed).random(dataset.n_episodes) * dataset.episode_lengths
+    steps = dataset.episode_starts + place.astype(np.intp)
+    return dataset.states[steps].astype(float), dataset.commands[steps].astype(float)
 
 
-def _without_noise(env: object) -> object:
-    kwargs = {**env.make_kwargs, "return_noise": 1e-9}
-    return make_env("geometric_chain", **kwargs).known_answer
+def _successes(arrays: Arrays, unit: float, seed: int) -> Arrays:
+    """One unit at the end of an episode, likelier the larger the state's first number is."""
+    chance = 1.0 / (1.0 + np.exp(-8.0 * arrays["states"][:, 0]))
+    won = np.random.default_rng(seed).random(len(chance)) < chance
+    return {**arrays, "rewards": unit * (arrays["terminated"] & won)}
 
 
-# ------------------------------------------------------------------ measurements
+def _with_glitches(arrays: Arrays, seed: int) -> Arrays:
+    rewards = arrays["rewards"].copy()
+    rewards[np.random.default_rng(seed).choice(len(rewards), 3, replace=False)] += 1e6
+    return {**arrays, "rewards": rewards}
 
 
-def _shield(dataset: TrajectoryDataset, name: str, options: argparse.Namespace) -> BaseShield:
-    config = compose(
-        "train",
-        [
-            f"shield={name}",
-            f"shield_epochs={options.epochs}",
-            *_SETTINGS,
-            f"seed={options.seed}",
-            *options.override,
-        ],
-    )
-    return _trainer(config, options).train_shield(dataset, name)
+def _with_penalties(share: float) -> Callable[[Arrays, int], Arrays]:
+    def spoiled(arrays: Arrays, seed: int) -> Arrays:
+        drawn = np.random.default_rng(seed).random(len(arrays["rewards"])) < share
+        penalty = _PENALTY * (arrays["terminated"] & drawn)
+        return {**arrays, "rewards": arrays["rewards"] + penalty}
+
+    return spoiled
 
 
-_NUMBERS = itertools.count()
+# ------------------------------------------------------------------ scores
 
 
-def _trainer(config: Any, options: argparse.Namespace) -> Trainer:
-    folder = f"{options.scratch}/{next(_NUMBERS)}"
-    config.log_dir = f"{folder}/logs"
-    return Trainer(config, checkpoint_dir=folder)
+def _exact(env: EnvWrapper) -> KnownAnswer:
+    """The known answer, all but without noise on returns."""
+    answer = make_env("geometric_chain", **{**env.make_kwargs, "return_noise": 1e-9}).known_answer
+    assert answer is not None
+    return answer
 
 
-def _float32(*arrays: NDArray[np.float64]) -> list[NDArray[np.float32]]:
-    return [array.astype(np.float32) for array in arrays]
+def _exact_with_penalties(env: EnvWrapper, share: float) -> Score:
+    exact = _exact(env).log_prob
+
+    def score(states: Floats, commands: Floats) -> Floats:
+        with np.errstate(divide="ignore"):
+            hit = np.log(share) + exact(states, commands - [0.0, _PENALTY])
+        both: Floats = np.logaddexp(np.log1p(-share) + exact(states, commands), hit)
+        return both
+
+    return score
 
 
-def _flagged(
-    shield: BaseShield, states: NDArray[np.float64], commands: NDArray[np.float64]
-) -> float:
-    s, g = _float32(states, commands)
-    return float(np.mean(~(shield_scores(shield, s, g) >= shield_limits(shield, s))))
+def _score(shield: BaseShield) -> Score:
+    return lambda s, g: shield_scores(shield, s.astype(np.float32), g.astype(np.float32))
 
 
-def _auroc(true: NDArray[np.float64], impossible: NDArray[np.float64]) -> float:
-    return auc_roc(-impossible, -true)
+def _flagged(score: Score, limit: Any, states: Floats, commands: Floats) -> dict[str, float]:
+    """Share flagged of the commands as they are, and with more return than they brought."""
+    asked = {"true": 0.0, "+60": 60.0, "+1000": 1000.0}
+    return {
+        name: float(np.mean(score(states, commands + [0.0, more]) < limit))
+        for name, more in asked.items()
+    }
 
 
-def _print(rows: list[Row]) -> None:
-    names = list(rows[0])
-    print("| " + " | ".join(names) + " |\n|" + " --- |" * len(names))
-    for row in rows:
-        print("| " + " | ".join(row[name] for name in names) + " |")
+# ------------------------------------------------------------------ output
+
+
+def _table(seeds: list[list[Figures]]) -> str:
+    """Means over the seeds, in Markdown."""
+    first = seeds[0]
+    lines = ["| " + " | ".join((*first[0].of, *first[0].measured)) + " |"]
+    lines.append("|" + " --- |" * len(first[0].of) + " ---: |" * len(first[0].measured))
+    for rows in zip(*seeds, strict=True):
+        means = {key: np.mean([row.measured[key] for row in rows]) for key in rows[0].measured}
+        values = [f"{mean:.3g}" for mean in means.values()]
+        lines.append("| " + " | ".join((*rows[0].of.values(), *values)) + " |")
+    return "\n".join(lines)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=_CASES, default=list(_CASES))
     parser.add_argument("--shields", nargs="+", choices=_SHIELDS, default=list(_SHIELDS))
-    parser.add_argument("--episodes", type=int, default=600)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--override", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
+    parser.add_argument("--episodes", type=int, default=3000)
+    parser.add_argument("--epochs", type=int, default=8)
     return parser.parse_args(arguments)
 
 
