@@ -5,12 +5,15 @@ __all__ = ["main", "make_parser"]
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
 
 from flowshield import __version__
 from flowshield.cli import ask, completion, datasets, explore, film, stages
 from flowshield.cli.command import Command
-from flowshield.errors import ConfigError, FlowshieldError, UsageError
+from flowshield.errors import ConfigError, DataWarning, FlowshieldError, UsageError
 from flowshield.plugins import import_plugins
 from flowshield.progress import Reporter
 from flowshield.shell import command_line
@@ -75,7 +78,8 @@ def _run(typed: Sequence[str]) -> int:
         _check_text(typed)
         if broken is not None:
             raise broken
-        parsed.run(parsed, reporter, command_line("flowshield", *typed))
+        with _warnings_as_lines():
+            parsed.run(parsed, reporter, command_line("flowshield", *typed))
     except (FlowshieldError, OSError) as error:
         if parsed.debug:
             raise
@@ -85,6 +89,30 @@ def _run(typed: Sequence[str]) -> int:
         print(f"flowshield: interrupted{_how_to_go_on(parsed, reporter)}", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Prints what is wrong with data as one line, and once, however many models hear of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", DataWarning)
+        plain = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, DataWarning):
+                print(f"flowshield: note: {message}", file=sys.stderr)
+            else:
+                plain(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _plugins_error() -> ConfigError | None:

@@ -14,19 +14,21 @@ __all__ = [
 ]
 
 import sys
+import warnings
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flowshield.data.hindsight import place_of_step
-from flowshield.errors import DataError, ShapeError
+from flowshield.errors import DataError, DataWarning, ShapeError
 
 _Real = TypeVar("_Real", bound=np.floating[Any])
 
 LONGEST_NAME = 1000  # of a behaviour, in bytes: in a Parquet file it stands in every row
 
 MOST_ACTIONS = 65_536  # an agent has a weight vector for each: a file must not ask for billions
+_CLEARLY_MORE = 20.0  # times what rounding changes: a deviation that has kept its digits
 
 
 def checked_shape(
@@ -71,7 +73,24 @@ def checked_numbers(
             f"numbers that {np.dtype(dtype)} can hold: remove its episode "
             f"({int((~finite).sum())} such entries in all)"
         )
+    if array.dtype.itemsize > numbers.dtype.itemsize and array.ndim == 2:
+        _warn_of_lost_digits(array, numbers, name, source)
     return numbers
+
+
+def _warn_of_lost_digits(
+    array: NDArray[Any], numbers: NDArray[Any], name: str, source: str
+) -> None:
+    """Warns of columns whose differences are hardly larger than what rounding changed."""
+    deviation, lost = array.std(axis=0), np.abs(array - numbers).max(axis=0)
+    for i in np.flatnonzero(deviation < _CLEARLY_MORE * lost):
+        warnings.warn(
+            f"{source}: {name}[:, {i}] is kept as {numbers.dtype}, which changes it by up to "
+            f"{lost[i]:.2g}; its values are near {np.median(array[:, i]):.4g} and deviate by only "
+            f"{deviation[i]:.2g}. Subtract {np.median(array[:, i]):.4g} from them",
+            DataWarning,
+            stacklevel=2,
+        )
 
 
 def checked_actions(

@@ -70,7 +70,7 @@ def warn_of_outliers(name: str, values: NDArray[np.float64], size: float) -> Non
     warnings.warn(
         f"{name}: {100 * share:.2g}% of the values are more than {_FAR:g} times as far from the "
         f"middle as the others differ (all: {values.min():.4g} to {values.max():.4g}; the middle "
-        f"90%: {low:.4g} to {high:.4g}). They are kept, on a logarithmic scale. If they are "
+        f"90%: {low:.4g} to {high:.4g}). They are kept, and do not set the scale. If they are "
         "errors of recording, remove their episodes and train again",
         DataWarning,
         stacklevel=3,

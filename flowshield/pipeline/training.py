@@ -7,6 +7,7 @@ from functools import partial
 
 from omegaconf import DictConfig
 
+from flowshield.config import shield_settings
 from flowshield.data import TrajectoryDataset
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield, UDRLAgent
@@ -121,6 +122,12 @@ class _ModelTraining:
             f"{len(result.history)}, held-out loss {result.validation_loss:.3f} nats",
         )
         if isinstance(model, BaseShield):
+            derived = shield_settings(config, name).get("return_noise") is None
+            self.reporter.stage(
+                "train",
+                f"{name}: noise on returns {model.return_noise:g}"
+                f"{', derived from their spread' if derived else ''}",
+            )
             self.reporter.stage("train", f"{name}: {model.calibration}")
 
     def _on_epoch(self, bar: Bar, name: str, record: dict[str, float]) -> None:

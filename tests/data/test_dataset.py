@@ -1,14 +1,16 @@
 """Datasets: layout, hindsight batches, subsets and splits."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from numbered_episode import numbered_episode as episode
 
+from flowshield.cli import main
 from flowshield.data import CommandDataset, Episode, TrajectoryDataset
-from flowshield.errors import ConfigError, DataError, ShapeError
+from flowshield.errors import ConfigError, DataError, DataWarning, ShapeError
 
 
 @pytest.fixture
@@ -243,3 +245,36 @@ def test_numbers_that_are_none_are_named_by_array_episode_and_step(name, value, 
     arrays[name][4] = value
     with pytest.raises(DataError, match=words):
         TrajectoryDataset.from_arrays(**arrays)
+
+
+def with_offset(offset, deviation=1.0):
+    rng = np.random.default_rng(0)
+    return {
+        "states": np.stack([rng.normal(size=60), offset + deviation * rng.normal(size=60)], axis=1),
+        "actions": np.zeros((60, 1)),
+        "rewards": np.zeros(60),
+        "terminated": np.arange(60) % 10 == 9,
+    }
+
+
+@pytest.mark.parametrize(("offset", "deviation"), [(1e9, 1.0), (-1e6, 0.1), (1.0, 1e-9)])
+def test_digits_that_float32_has_no_room_for_are_named_by_column(offset, deviation):
+    with pytest.warns(DataWarning, match=r"these arrays: states\[:, 1\] is kept as float32"):
+        TrajectoryDataset.from_arrays(**with_offset(offset, deviation))
+
+
+@pytest.mark.parametrize(
+    ("offset", "deviation"), [(1e3, 1.0), (0.0, 1e-30), (1e9, 0.0), (1e9, 1e5)]
+)
+def test_columns_that_keep_their_digits_are_not_warned_of(offset, deviation):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TrajectoryDataset.from_arrays(**with_offset(offset, deviation))
+
+
+def test_the_command_line_tells_of_data_in_one_line(tmp_path, capsys):
+    arrays = with_offset(1e9)
+    np.savez(tmp_path / "far.npz", dones=arrays.pop("terminated"), **arrays)
+    assert main(["convert", str(tmp_path / "far.npz"), str(tmp_path / "far.parquet")]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"flowshield: note: {tmp_path / 'far.npz'}: states[:, 1] is kept as")

@@ -141,8 +141,8 @@ class MixtureShield(BaseShield):
         if 1 in unit.bent:
             raise DataError(
                 "expected returns of one size, got a shield whose data hold rare ones of another: "
-                "they are modelled on a logarithmic scale, where p(R | s, H) is no mixture of "
-                "normal laws; use sample() or log_prob()"
+                "they are modelled on a bent scale, where p(R | s, H) is no mixture of normal "
+                "laws; use sample() or log_prob()"
             )
         h = torch.as_tensor(horizon, dtype=state.dtype, device=state.device).expand(len(state))
         g = unit(torch.stack([h, torch.zeros_like(h)], dim=1))[:, :1]
