@@ -96,7 +96,7 @@ def _is_plain(value: str) -> bool:
 
 
 def _quoted(text: str) -> str:
-    return QuotedString(text, Quote.single).with_quotes()
+    return QuotedString(text, Quote.double).with_quotes()
 
 
 def _choices(parsed: Override) -> list[str]:

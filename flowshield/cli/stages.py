@@ -44,7 +44,7 @@ def _prepared(
         reporter.named, reporter.run_dir = folder.named, folder.place
         folder.remember(typed)
         torch.set_num_threads(config.n_threads)
-        again = run_command(command, folder.place)
+        again = run_command(command, folder.place, *(["--resume"] if command == "tune" else []))
         reporter.stage(command, f"run folder {folder.place} (to go on later: {again})")
         yield config, folder
 

@@ -97,7 +97,8 @@ def _check_resume(folder: RunFolder, begun: bool, resume: bool) -> None:
         )
     if resume and not begun:
         raise ConfigError(
-            f"{folder.sweep} holds no sweep to go on with: check run_dir, or leave --resume out"
+            f"{folder.shared(folder.sweep)} holds no sweep to go on with: check run_dir, or begin "
+            f"one with {run_command('tune', folder.place)}"
         )
 
 

@@ -47,6 +47,7 @@ from flowshield.json_files import read_json
 from flowshield.machine import machine
 from flowshield.models import BaseShield, QuantileShield, UDRLAgent
 from flowshield.models.shields import ExchangeablePairs
+from flowshield.paths import typed_path
 from flowshield.run_config import read_config
 from flowshield.run_folder import RunFolder
 from flowshield.training import FitSettings, fit
@@ -413,7 +414,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=10_000, help="of each format")
     parser.add_argument("--format", action="append", choices=FORMATS, help="default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="the table, as Markdown")
+    parser.add_argument("--out", type=typed_path, help="the table, as Markdown")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     rows, findings = [], collections.Counter()

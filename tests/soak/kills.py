@@ -36,6 +36,7 @@ from run_files import comparable, content, files, is_ours, is_theirs, is_writing
 
 from flowshield.cli import main as flowshield_main
 from flowshield.machine import machine
+from flowshield.paths import typed_path
 
 SETTINGS = [
     "env=gridworld",
@@ -317,7 +318,7 @@ def main() -> int:
     parser.add_argument("--stage", nargs="+", default=ALL, metavar="NAME[:KILLS]")
     parser.add_argument("--kills", type=int, default=50, help="of a stage that does not say")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="Markdown file; left out: print it")
+    parser.add_argument("--out", type=typed_path, help="Markdown file; left out: print it")
     parsed = parser.parse_args()
     torch.set_num_threads(1)
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans become ours
