@@ -482,7 +482,8 @@ def test_threads_may_compose_at_the_same_time():
 
 def test_a_run_keeps_the_number_that_an_older_release_wrote_for_what_is_derived_now(tmp_path):
     folder = tmp_path / "run"
-    older = compose("run", ["env=gridworld", "env.return_step=20", f"run_dir={folder}"])
+    noise = [f"shield.{name}.return_noise=1.0" for name in SHIELDS]
+    older = compose("run", ["env=gridworld", "env.return_step=20", *noise, f"run_dir={folder}"])
     folder.mkdir()
     OmegaConf.save(older, folder / "config.yaml")
     (folder / "models").mkdir()
@@ -490,6 +491,7 @@ def test_a_run_keeps_the_number_that_an_older_release_wrote_for_what_is_derived_
     for said in ([], ["env=gridworld"], ["env=gridworld", "profile=default"]):
         config, _ = load_config([f"run_dir={folder}", *said])
         assert steps(config) == (20.0, 20.0, 20.0)
+        assert {config.shield[name].return_noise for name in SHIELDS} == {1.0}
     with pytest.raises(ConfigError, match=r"env.return_step is 20.0 there, 5.0 asked for"):
         load_config([f"run_dir={folder}", "env.return_step=5"])
     again = load_config([f"run_dir={folder}", "evaluation.bound_margin=null"])[0]

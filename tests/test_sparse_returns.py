@@ -15,15 +15,19 @@ from flowshield.cli import ask, main
 from flowshield.data import TrajectoryDataset
 from flowshield.envs import ContinuousEnvWrapper, register_env
 from flowshield.evaluation.answer import told_decimals
+from flowshield.evaluation.wording import short_number
 from flowshield.models.shields import MixtureShield
 from flowshield.pipeline.collecting import _Teller
 
 
 class Thrown(gym.Env):
-    """Five steps; the return is 1 where the mean action is above the state, else 0."""
+    """Five steps; the return is 1 unit where the mean action is above the state, else 0."""
 
     observation_space = gym.spaces.Box(-2, 2, (1,), np.float32)
     action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, unit):
+        self.unit = unit
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -34,13 +38,19 @@ class Thrown(gym.Env):
         self.actions.append(float(action[0]))
         over = len(self.actions) == 5
         hit = over and np.mean(self.actions) > self.aim
-        return self._state(), float(hit), over, False, {}
+        return self._state(), self.unit * float(hit), over, False, {}
 
     def _state(self):
         return np.array([self.aim - sum(self.actions) / 5], np.float32)
 
 
-register_env("thrown", lambda: ContinuousEnvWrapper(gym.wrappers.TimeLimit(Thrown(), 9)))
+class ThrownWrapper(ContinuousEnvWrapper):
+    def __init__(self, unit=1.0):
+        super().__init__(gym.wrappers.TimeLimit(Thrown(unit), 9))
+        self.make_kwargs = {"unit": unit}
+
+
+register_env("thrown", ThrownWrapper)
 
 HERE = [
     *[given for given in TINY if not given.startswith("env.commands")],
@@ -48,6 +58,7 @@ HERE = [
     "ray.num_workers=0",
     "shield=quantile",
     "evaluation.n_episodes=20",
+    "evaluation.followed.n_starts=10",
     "evaluation.explorer.n_episodes=1",
     "evaluation.explorer.n_moments=1",
     "evaluation.explorer.n_requests=2",
@@ -93,6 +104,23 @@ def test_no_step_of_another_environment_is_in_its_config_or_results(finished):
     achieved = np.array(record["achieved"])[:, 1]
     assert record["coverage"]["mean"] == pytest.approx(np.mean(asked == achieved))
     assert {content["dataset"][f"return_{name}"] for name in ("grid", "decimals")} == {1.0, 2}
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_a_run_in_another_unit_says_the_same(finished, tmp_path, capsys, unit):
+    there = [f"env.kwargs.unit={unit}", f"env.commands=[[5,{unit}],[5,0]]"]
+    assert main(["run", f"run_dir={tmp_path / 'run'}", *HERE, *there]) == 0
+    met = f"a return counts as met within {short_number(0.2 * unit)} (derived:"
+    assert met in " ".join(capsys.readouterr().out.split())
+    one, other = results(finished), results(tmp_path / "run")
+    for mine, theirs in zip(one["cells"], other["cells"], strict=True):
+        for name in ("return_mean", "return_low", "return_high"):
+            assert theirs[name] / unit == pytest.approx(mine[name], abs=0.11), name
+    for name in ("detection_rate", "auc_roc", "false_positive_rate"):
+        mine, theirs = (r["shields"]["quantile"]["detection"][name] for r in (one, other))
+        assert theirs == pytest.approx(mine, abs=0.05), name
+    mine, theirs = (r["followed"]["quantile"]["coverage"]["mean"] for r in (one, other))
+    assert theirs == pytest.approx(mine, abs=0.15)
 
 
 def test_the_report_and_the_explorer_say_it_too(finished):

@@ -130,9 +130,7 @@ def rebuilt(
     return model
 
 
-def _missing(
-    shapes: Mapping[str, torch.Size], weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _missing(shapes: Mapping[str, torch.Size], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The buffers that an older file lacks."""
     return {
         name: torch.full(shape, _SINCE[name.rpartition(".")[2]])

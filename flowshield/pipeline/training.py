@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from flowshield.config import shield_settings
 from flowshield.data import TrajectoryDataset
+from flowshield.evaluation.wording import short_number
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import check_training_request, collect
@@ -125,7 +126,7 @@ class _ModelTraining:
             derived = shield_settings(config, name).get("return_noise") is None
             self.reporter.stage(
                 "train",
-                f"{name}: noise on returns {model.return_noise:g}"
+                f"{name}: noise on returns {short_number(model.return_noise)}"
                 f"{', derived from their spread' if derived else ''}",
             )
             self.reporter.stage("train", f"{name}: {model.calibration}")
