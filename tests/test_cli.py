@@ -3,12 +3,15 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 from flowshield import __version__
 from flowshield.cli import main, make_parser
+from flowshield.cli.program import _warnings_as_lines
 from flowshield.config import config_dir
+from flowshield.errors import DataWarning
 
 
 def test_version(capsys):
@@ -154,3 +157,14 @@ def test_an_argument_that_is_no_text_is_one_line(tmp_path, monkeypatch, capsys):
     assert main(["collect", "run_dir='r\udcff'", "env=gridworld"]) == 2
     assert "run_dir='r\\udcff'\" is not UTF-8" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_several_models_warn_of_is_told_once_in_one_line(capsys):
+    with _warnings_as_lines():
+        for stacklevel in (1, 2):  # two places in the code
+            warnings.warn("return: 2% are far", DataWarning, stacklevel=stacklevel)
+        warnings.warn("states[:, 1]: 3% are far", DataWarning, stacklevel=1)
+    assert capsys.readouterr().err.splitlines() == [
+        "flowshield: note: return: 2% are far",
+        "flowshield: note: states[:, 1]: 3% are far",
+    ]

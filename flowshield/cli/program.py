@@ -95,8 +95,8 @@ def _run(typed: Sequence[str]) -> int:
 def _warnings_as_lines() -> Iterator[None]:
     """Prints what is wrong with data as one line, and once, however many models hear of it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("once", DataWarning)
-        plain = warnings.showwarning
+        warnings.simplefilter("always", DataWarning)
+        plain, told = warnings.showwarning, set[str]()
 
         def show(
             message: Warning | str,
@@ -106,10 +106,11 @@ def _warnings_as_lines() -> Iterator[None]:
             file: TextIO | None = None,
             line: str | None = None,
         ) -> None:
-            if issubclass(category, DataWarning):
-                print(f"flowshield: note: {message}", file=sys.stderr)
-            else:
+            if not issubclass(category, DataWarning):
                 plain(message, category, filename, lineno, file, line)
+            elif str(message) not in told:
+                told.add(str(message))
+                print(f"flowshield: note: {message}", file=sys.stderr)
 
         warnings.showwarning = show
         yield

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from flowshield.config import shield_settings
 from flowshield.data import TrajectoryDataset
-from flowshield.evaluation.wording import short_number
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import check_training_request, collect
@@ -120,17 +119,19 @@ class _ModelTraining:
         self.reporter.stage(
             "train",
             f"wrote {folder.model(name)}: best epoch {result.best_epoch} of "
-            f"{len(result.history)}, held-out loss {result.validation_loss:.3f} nats",
+            f"{len(result.history)}, held-out loss {result.validation_loss:.3f} nats"
+            f"{_noise_words(model, config)}",
         )
         if isinstance(model, BaseShield):
-            derived = shield_settings(config, name).get("return_noise") is None
-            self.reporter.stage(
-                "train",
-                f"{name}: noise on returns {short_number(model.return_noise)}"
-                f"{', derived from their spread' if derived else ''}",
-            )
             self.reporter.stage("train", f"{name}: {model.calibration}")
 
     def _on_epoch(self, bar: Bar, name: str, record: dict[str, float]) -> None:
         bar.advance(f"held-out loss {record['validation_loss']:.3f}")
         self.folder.send()
+
+
+def _noise_words(model: UDRLAgent | BaseShield, config: DictConfig) -> str:
+    if not isinstance(model, BaseShield):
+        return ""
+    stated = shield_settings(config, model.shield_type).get("return_noise") is not None
+    return f", noise on returns {model.return_noise:g} ({'set' if stated else 'from the data'})"
