@@ -214,6 +214,20 @@ def test_commands_know_the_home_folder(home, capsys):
         assert f"{home}/run holds no trained" in capsys.readouterr().err
 
 
+def test_minaris_own_variable_knows_the_home_folder(home, monkeypatch, capsys):
+    """As `%env` in a notebook sets it, where no shell puts the home folder in."""
+    pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "~/minari")
+    few = ["env=gridworld", "data.n_episodes=4", "ray.num_workers=0"]
+    assert main(["collect", "run_dir=~/run", *few]) == 0
+    assert main(["export-minari", "~/run/dataset.npz", "mine-v0"]) == 0
+    assert (home / "minari" / "mine-v0" / "data").is_dir()
+    assert main(["import-minari", "mine-v0", "~/again.npz"]) == 0
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "")
+    assert main(["import-minari", "mine-v0", "~/again.npz", "--force"]) == 1
+    assert "MINARI_DATASETS_PATH: expected a path" in capsys.readouterr().err
+
+
 # Nothing, and too much
 
 

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 from flowshield.errors import ConfigError
+from flowshield.paths import expanded
 
 _SCHEME = "minari:"
+_ROOT = "MINARI_DATASETS_PATH"
 
 
 def is_minari(path: str | os.PathLike[str]) -> bool:
@@ -27,7 +29,8 @@ def dataset_folder(path: str | os.PathLike[str]) -> Path:
         path: minari:ID.
 
     Raises:
-        ConfigError: Minari is not installed, or the id is not of Minari's form.
+        ConfigError: Minari is not installed, the id is not of Minari's form, or
+            MINARI_DATASETS_PATH is no path.
     """
     try:
         import h5py  # noqa: F401  # Minari's default format; without it Minari fails only later
@@ -45,7 +48,13 @@ def dataset_folder(path: str | os.PathLike[str]) -> Path:
             f"{path}: expected the id of a Minari dataset, (namespace/)name-v0, such as "
             f"pendulum/random-v0; got {dataset_id(path)!r}"
         ) from error
-    return Path(get_dataset_path(dataset_id(path)))
+    root = os.environ.get(_ROOT)
+    if root is None:
+        return Path(get_dataset_path(dataset_id(path)))
+    try:  # not by Minari, which takes ~ for a folder of that name, and makes it
+        return Path(expanded(root), dataset_id(path))
+    except ConfigError as error:
+        raise ConfigError(f"{_ROOT}: {error}") from error
 
 
 def minari_exists(path: str | os.PathLike[str]) -> bool:
