@@ -14,6 +14,7 @@ import ray
 
 from flowshield.distributed.patience import patient_start
 from flowshield.errors import ConfigError
+from flowshield.paths import expanded
 from flowshield.scratch import ScratchFolder
 
 
@@ -89,7 +90,8 @@ def _temporary_files(folder: Path) -> Iterator[None]:
     Of processes that are killed somebody must clear them away.
     """
     before = {name: os.environ.get(name) for name in ("TMPDIR", "RAY_TMPDIR")}
-    os.environ["RAY_TMPDIR"] = before["RAY_TMPDIR"] or before["TMPDIR"] or "/tmp"
+    # a notebook's %env leaves ~ as it is, and Ray would make a folder of that name
+    os.environ["RAY_TMPDIR"] = expanded(before["RAY_TMPDIR"] or before["TMPDIR"] or "/tmp")
     os.environ["TMPDIR"] = str(folder)
     try:
         yield

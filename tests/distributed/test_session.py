@@ -8,6 +8,8 @@ import sys
 import pytest
 from patience import PATIENCE_S
 
+from flowshield.distributed.session import _temporary_files
+
 pytestmark = pytest.mark.ray
 
 PROGRAM = """
@@ -57,3 +59,13 @@ def test_a_ray_that_is_not_there_is_one_line(tmp_path, variable, value, told):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert re.fullmatch(f"flowshield: {told}.*", line)
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_rays_own_files_go_below_the_home_folder(tmp_path, monkeypatch, variable):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(variable, "~/ray")
+    with _temporary_files(tmp_path / "ours"):
+        assert os.environ["RAY_TMPDIR"] == str(tmp_path / "ray")
+    assert os.environ[variable] == "~/ray"
