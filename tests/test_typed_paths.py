@@ -95,7 +95,7 @@ def test_a_command_that_is_printed_can_be_typed_back(name):
 @of_odd_names
 def test_what_is_typed_for_a_path_is_the_path(name):
     """With quotes of the shell's alone, unless Hydra's grammar reads something of its own in it."""
-    own = name != name.strip() or name[0] in "'\"" or "\\" in name or name == "null"
+    own = name != name.strip() or name[0] in "'\"" or "\\" in name or name.lower() == "null"
     if not own:
         assert path_given([f"run_dir={name}"], "run_dir") == name
 
