@@ -3,27 +3,30 @@
 __all__ = ["atomic_folder", "atomic_write", "explained_write", "remove_leftovers"]
 
 import os
+import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from flowshield.errors import WriteError
+from flowshield.marks import is_left_behind, mark, remove_own
 from flowshield.paths import expanded
 
-_SUFFIX = ".part"
+# what is not in its place yet, and what was there before
+_NEW, _OLD = "new", "old"
+_WORKPLACE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Opens a binary file that takes the place of `path` only once it is completely written.
 
-    The temporary file lies in the same folder, because a rename is atomic only within one
-    file system. If the body or the flush fails (a full disk, say), the temporary file is removed
-    and whatever was at `path` before is still there. A process that is killed leaves its
-    temporary file behind: `remove_leftovers` knows it.
+    The temporary file lies beside it, in a folder of its own, because a rename is atomic only
+    within one file system. If the body or the flush fails (a full disk, say), that folder is
+    removed and whatever was at `path` before is still there. A process that is killed leaves it
+    behind: `remove_leftovers` knows it by its mark.
 
     Args:
         path: Where the file shall be. Missing parent folders are made.
@@ -36,18 +39,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     target = Path(expanded(path))
     with explained_write(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
-        try:
-            with open(temporary, "xb") as file:
+        with _workplace(target) as work:
+            with open(work / _NEW, "xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):  # what went wrong first is what the user must hear of
-                os.unlink(temporary)
-            raise
+            os.replace(work / _NEW, target)
         _flush_folder(target.parent)
 
 
@@ -81,17 +78,24 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             to, or the disk is full; a folder that was at `path` is still there.
     """
     target = Path(os.path.realpath(expanded(path)))
-    token = secrets.token_hex(4)
-    new, old = (target.with_name(f".{target.name}.{token}.{age}") for age in ("new", "old"))
-    with explained_write(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with explained_write(target), _workplace(target) as work:
+        new = work / _NEW
         new.mkdir()
-        try:
-            yield new
-            _put_in_place(new, target, old)
-        finally:
-            for left in (new, old):
-                shutil.rmtree(left, ignore_errors=True)
+        yield new
+        _put_in_place(new, target, work / _OLD)
+
+
+@contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """A marked folder beside the target, which does not outlive the body."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    work.mkdir()
+    mark(work)
+    try:
+        yield work
+    finally:
+        remove_own(work, (_NEW, _OLD))
 
 
 def _put_in_place(new: Path, target: Path, old: Path) -> None:
@@ -113,15 +117,25 @@ def remove_leftovers(folder: Path) -> list[Path]:
         folder: It and all folders below, in which no other process may be writing.
 
     Returns:
-        What was removed.
+        The folders beside their targets that were removed.
     """
     # walk, not rglob, which fails where Ray's last processes still take folders away
     walk = os.walk(folder)
-    names = (Path(place, name) for place, _, files in walk for name in files)
-    found = sorted(p for p in names if p.name.startswith(".") and p.suffix == _SUFFIX)
-    for path in found:
-        path.unlink(missing_ok=True)
+    names = (Path(place, name) for place, folders, _ in walk for name in folders)
+    found = sorted(path for path in names if _target(path) and is_left_behind(path))
+    for work in found:
+        target = _target(work)
+        if target is not None and not os.path.lexists(target):
+            with suppress(OSError):  # killed between two renames: what was there comes back
+                os.rename(work / _OLD, target)
+        remove_own(work, (_NEW, _OLD))
     return found
+
+
+def _target(work: Path) -> Path | None:
+    """What a folder of this name is made to write."""
+    named = _WORKPLACE.fullmatch(work.name)
+    return None if named is None else work.with_name(named[1])
 
 
 def _flush_folder(folder: Path) -> None:

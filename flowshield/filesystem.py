@@ -3,11 +3,13 @@
 __all__ = ["absolute", "copy_whole", "is_uri", "local_path", "open_place"]
 
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs
 
+from flowshield.atomic import atomic_write
 from flowshield.errors import ConfigError
 from flowshield.paths import expanded
 
@@ -61,8 +63,12 @@ def copy_whole(
     Raises:
         OSError: It cannot be read or written.
     """
+    if isinstance(target_system, fs.LocalFileSystem):
+        with source_system.open_input_stream(source) as content, atomic_write(target) as file:
+            shutil.copyfileobj(content, file)
+        return
     folder, _, name = target.rpartition("/")
-    new = f"{folder}/.{name}.part"  # `atomic.remove_leftovers` knows it
+    new = f"{folder}/.{name}.part"
     fs.copy_files(
         source, new, source_filesystem=source_system, destination_filesystem=target_system
     )

@@ -5,6 +5,8 @@ __all__ = ["FolderLock"]
 import fcntl
 import os
 import platform
+import re
+import stat
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +15,8 @@ from typing import IO, Self
 from flowshield.atomic import explained_write
 from flowshield.errors import BusyError, WriteError
 
-_NAME = ".lock"
+_NAME = ".flowshield-lock"
+_TEXT = re.compile(r"(process \d+ on .*)?")  # empty where its owner was killed as it took it
 
 
 class FolderLock:
@@ -28,7 +31,8 @@ class FolderLock:
 
     Raises:
         BusyError: Another process holds it; the message says which.
-        WriteError: The folder cannot be written to.
+        WriteError: The folder cannot be written to, or a file that is not flowshield's is where
+            the lock's file should be.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -47,21 +51,26 @@ class FolderLock:
         Raises:
             WriteError: It vanished, was moved, or another took its place.
         """
-        if not self._is_in_place(self._file):
+        if not self.is_in_place():
             raise WriteError(
                 f"{self.folder} vanished while this process worked in it (removed, moved or "
                 "unmounted): bring it back, or start again with another run_dir"
             )
 
+    def is_in_place(self) -> bool:
+        """Whether the folder is still the one that was locked."""
+        return self._is(self._file)
+
     def release(self) -> None:
         """Lets others have the folder."""
         with suppress(OSError):
-            if self._is_in_place(self._file):
+            if self.is_in_place():
                 os.unlink(self._path)
         self._file.close()
 
     def _taken(self) -> IO[str]:
         while True:
+            self._refuse_foreign()
             file = open(self._path, "a+")  # noqa: SIM115
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,11 +84,24 @@ class FolderLock:
                 ) from None
             except OSError:
                 return file  # no locks here
-            if self._is_in_place(file):
+            if self._is(file):
                 return file
             file.close()  # its owner was just releasing it
 
-    def _is_in_place(self, file: IO[str]) -> bool:
+    def _refuse_foreign(self) -> None:
+        """Lets a file stay that is called like the lock's and is not."""
+        try:
+            is_file = stat.S_ISREG(self._path.lstat().st_mode)
+            ours = is_file and _TEXT.fullmatch(self._path.read_text(errors="replace"))
+        except FileNotFoundError:  # none is there, or its owner was just releasing it
+            return
+        if not ours:
+            raise WriteError(
+                f"{self._path} is not a lock of flowshield: expected no file of that name; move it "
+                "away, or choose another run_dir"
+            )
+
+    def _is(self, file: IO[str]) -> bool:
         try:
             return os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
         except OSError:

@@ -80,7 +80,8 @@ class Mirror:
                 self._same[name] = state
 
     def _changed(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
-        for folder, _, names in os.walk(self.path):
+        for folder, below, names in os.walk(self.path):
+            below[:] = [name for name in below if not name.startswith(".")]  # written just now
             for file in (Path(folder, name) for name in names if not name.startswith(".")):
                 name, state = file.relative_to(self.path).as_posix(), _state(file)
                 if self._same.get(name) != state:

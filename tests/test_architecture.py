@@ -16,22 +16,23 @@ PACKAGE = Path(flowshield.__file__).parent
 CONFIG = {"errors", "schema", "overrides", "groups", "config"}
 LEAVES = {
     *CONFIG,
-    *("atomic", "filesystem", "limits", "lock", "paths", "plain_pickle", "progress", "room"),
-    *("scratch", "shell", ""),
+    *("atomic", "filesystem", "limits", "lock", "marks", "paths", "plain_pickle", "progress"),
+    *("room", "scratch", "shell", ""),
 }
 BELOW_TRAINING = {"models", "data", "envs"}
 ALLOWED = {
     "": {"matplotlib_backend"},
     "errors": set(),
     "matplotlib_backend": set(),
-    "atomic": {"errors", "paths"},
-    "filesystem": {"errors", "paths"},
+    "atomic": {"errors", "marks", "paths"},
+    "filesystem": {"atomic", "errors", "paths"},
     "limits": {"errors"},
     "plain_pickle": set(),
     "plugins": {"errors"},
     "room": set(),
     "lock": {"atomic", "errors"},
-    "scratch": {"lock", "errors"},
+    "marks": set(),
+    "scratch": {"lock", "errors", "marks"},
     "progress": {"errors"},
     "overrides": {"errors", "paths", "schema", "shell"},
     "paths": {"errors"},

@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
     rename = os.rename
 
     def refusing(source, place):
-        if str(source).endswith(".new"):
+        if source.name == "new":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         rename(source, place)
 

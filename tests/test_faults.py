@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowshield.atomic import atomic_write
+from flowshield.atomic import atomic_write, remove_leftovers
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
 from flowshield.errors import WriteError
@@ -204,6 +204,7 @@ def test_a_run_folder_that_vanishes_stops_the_run_and_is_not_gone_on_with(tmp_pa
     (line,) = errors(said)
     assert code == 1 and ("vanished" in line or "No such file" in line), said
     assert (tmp_path / "away" / "dataset.npz").exists()
+    remove_leftovers(tmp_path / "away")  # as the next run there does
     assert_readable(tmp_path / "away" / "checkpoints")
     # what was being written just then is not taken for a run
     assert not folder.exists() or train(folder) == 1

@@ -69,6 +69,7 @@ def test_only_what_is_new_or_changed_is_sent(there):
 def test_a_file_that_is_not_finished_is_not_sent(there):
     mirror = Mirror(there.as_uri())
     write(mirror.path, ".model.pt.x1", "half")
+    write(mirror.path, ".model.pt.x1.part/new", "half")
     mirror.send()
     assert not there.exists()
 

@@ -13,6 +13,7 @@ __all__ = [
 import json
 import math
 import os
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -31,34 +32,48 @@ from flowshield.limits import check_unfolded
 SUFFIX = ".parquet"
 FORMAT_VERSION = 1
 _MANIFEST = "flowshield.json"
+_BEGUN = "flowshield.begun"  # there until the manifest is
+_PROOFS = {_MANIFEST, _BEGUN}
+_PART = re.compile(r"part-\d{5,}\.parquet")
 _PIECE = 64 << 20  # bytes that are read at a time
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
-    """Lets a folder of this machine be replaced only where it holds a dataset and nothing else.
+    """Lets a folder be replaced only where it holds a dataset of flowshield's and nothing else.
+
+    Args:
+        path: The folder, there or not: a path, or an address of shared storage.
 
     Raises:
         ConfigError: It holds something else.
     """
-    names = os.listdir(path) if os.path.isdir(path) else []
-    others = sorted(name for name in names if name != _MANIFEST and not name.endswith(SUFFIX))
+    system, folder = open_place(path)
+    found = system.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    names = {entry.base_name for entry in found}
+    others = sorted(name for name in names if name not in _PROOFS and not _PART.fullmatch(name))
+    if not others and names and names.isdisjoint(_PROOFS):
+        others = sorted(names)  # Parquet files, and nobody says that they are ours
     if others:
         raise ConfigError(
-            f"{os.fspath(path)} holds what belongs to no dataset, {others[0]!r}, and is not "
-            "replaced: choose another name"
+            f"{os.fspath(path)} holds what belongs to no dataset of flowshield, {others[0]!r}, and "
+            "is not replaced: choose another name"
         )
 
 
 def start_folder(path: str | os.PathLike[str]) -> None:
-    """Makes the folder, and takes away the manifest of what lay there before.
+    """Makes the folder, and takes away the dataset that lay there before.
 
     Raises:
+        ConfigError: It holds something else.
         OSError: It cannot be made.
     """
+    check_replaceable(path)
     system, folder = open_place(path)
     system.create_dir(folder, recursive=True)
+    with system.open_output_stream(f"{folder}/{_BEGUN}") as file:
+        file.write(b"flowshield writes a dataset here; it is finished when this file is gone\n")
     for found in system.get_file_info(fs.FileSelector(folder)):
-        if found.base_name == _MANIFEST or found.base_name.endswith(SUFFIX):
+        if found.base_name == _MANIFEST or _PART.fullmatch(found.base_name):
             system.delete_file(found.path)
 
 
@@ -84,6 +99,7 @@ def finish_folder(path: str | os.PathLike[str], n_parts: int, metadata: dict[str
     }
     with system.open_output_stream(f"{folder}/{_MANIFEST}") as file:
         file.write(json.dumps(manifest, sort_keys=True).encode())
+    system.delete_file(f"{folder}/{_BEGUN}")
 
 
 def load_folder(path: str | os.PathLike[str]) -> TrajectoryArrays:

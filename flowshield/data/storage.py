@@ -133,8 +133,7 @@ def dataset_exists(path: str | os.PathLike[str]) -> bool:
 
 def _save_folder(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
     table = table_of(arrays)
-    if not is_uri(path):
-        check_replaceable(path)
+    check_replaceable(path)
     # At an address nothing can be renamed: there the manifest, which comes last, must do.
     with nullcontext(path) if is_uri(path) else atomic_folder(path) as folder:
         start_folder(folder)

@@ -3,6 +3,7 @@
 __all__ = ["TrainFolder"]
 
 import uuid
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 from pyarrow import fs
@@ -21,6 +22,7 @@ class TrainFolder:
         runs: Where Ray keeps its runs, in the form in which `place` was given.
     """
 
+    _MADE = ".made-by-flowshield"  # beside a run, after its name: a file that says which it is
     FILES = ("best.pt", "last.pt")  # last.pt last: a resume that finds it finds the other too
 
     def __init__(self, place: str) -> None:
@@ -28,8 +30,16 @@ class TrainFolder:
         self.runs = f"{self.place.rstrip('/')}/ray"
 
     def new_run(self) -> str:
-        """A name that no run has had: Ray goes on with a run whose name it meets again."""
-        return uuid.uuid4().hex[:12]
+        """A name that no run has had: Ray goes on with a run whose name it meets again.
+
+        A file beside the run says that it is ours, for `clear_runs`.
+        """
+        name = uuid.uuid4().hex[:12]
+        system, path = open_place(self.runs)
+        system.create_dir(path, recursive=True)
+        with system.open_output_stream(f"{path}/{name}{self._MADE}") as file:
+            file.write(f"{self.runs}/{name}".encode())
+        return name
 
     def last(self) -> bytes | None:
         """The resumable checkpoint, or None where there is none."""
@@ -53,7 +63,24 @@ class TrainFolder:
             )
 
     def clear_runs(self) -> None:
-        """Deletes what Ray kept of its runs: what is worth keeping lies beside it."""
+        """Deletes what Ray kept of the runs that were begun here: what is worth keeping is beside.
+
+        What else there is stays: files of others, and runs that were copied from elsewhere.
+        """
         system, path = open_place(self.runs)
-        if system.get_file_info(path).type != fs.FileType.NotFound:
-            system.delete_dir(path)
+        for found in system.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+            name = found.base_name.removesuffix(self._MADE)
+            if found.base_name != name and self._began(system, found, name):
+                if system.get_file_info(f"{path}/{name}").type == fs.FileType.Directory:
+                    system.delete_dir(f"{path}/{name}")
+                system.delete_file(found.path)
+        if not system.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+            with suppress(FileNotFoundError):  # object storage has no empty folders
+                system.delete_dir(path)
+
+    def _began(self, system: fs.FileSystem, found: fs.FileInfo, name: str) -> bool:
+        """Whether a file was written by `new_run`, here and for this name."""
+        if found.type != fs.FileType.File or not name:
+            return False
+        with system.open_input_stream(found.path) as stream:
+            return bool(stream.read(4096) == f"{self.runs}/{name}".encode())

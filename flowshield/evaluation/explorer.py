@@ -4,11 +4,12 @@ It holds what `explorer_grid` computed and computes nothing itself: what it show
 what the shield said of just that request.
 """
 
-__all__ = ["explorer_payload", "write_explorer"]
+__all__ = ["explorer_payload", "remove_explorer", "write_explorer"]
 
 import base64
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from flowshield.models import BaseShield
 from flowshield.models.scale import ReturnScale
 
 FORMAT = 1
+_TITLE = b"<title>Command explorer: "  # of explorer.html.j2
 _MAP_STEP = 0.25  # nats: the map only colours, verdicts and scores are told exactly
 
 
@@ -109,6 +111,21 @@ def write_explorer(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> 
     html = page_template("explorer.html.j2").render(payload=payload)
     with atomic_write(path) as file:
         file.write(html.encode())
+
+
+def remove_explorer(path: Path) -> None:
+    """Removes an explorer that `write_explorer` wrote; another file of that name stays.
+
+    Args:
+        path: The file, there or not.
+    """
+    try:
+        with path.open("rb") as file:
+            ours = _TITLE in file.read(4096)
+    except OSError:  # none is there
+        return
+    if ours:
+        path.unlink(missing_ok=True)
 
 
 def _opening(

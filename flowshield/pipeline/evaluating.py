@@ -22,6 +22,7 @@ from flowshield.evaluation import (
     write_report,
 )
 from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.explorer import remove_explorer
 from flowshield.evaluation.verdict import judge
 from flowshield.evaluation.wording import command_label, number
 from flowshield.evaluation.yardstick import Yardstick, margin_text, tolerance_text
@@ -83,7 +84,7 @@ def evaluate(
         reporter.stage("evaluate", f"{name}: {shield.calibration}")
     files = _Records(folder, subjects)
     if files.missing():
-        folder.explorer.unlink(missing_ok=True)  # it shows what was measured before
+        remove_explorer(folder.explorer)  # it shows what was measured before
     decimals = ReturnScale.of(dataset.commands[:, 1]).decimals
     with folder.timed("evaluate"):
         measured = _measured(config, files, reporter, subjects, decimals)

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +93,30 @@ def test_a_folder_with_anything_else_in_it_is_not_replaced(dataset, here):
     with pytest.raises(ConfigError, match=r"thesis\.tex"):
         dataset.save("mine.parquet")
     assert (here / "mine.parquet" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("at", [str, Path.as_uri], ids=["path", "address"])
+@pytest.mark.parametrize("name", ["part-00000.parquet", "sales.parquet", "flowshield.json.bak"])
+def test_a_folder_of_parquet_files_that_are_not_ours_is_not_replaced(dataset, tmp_path, name, at):
+    folder = tmp_path / "mine.parquet"
+    folder.mkdir()
+    (folder / name).write_bytes(b"sales of a year")
+    with pytest.raises(ConfigError, match=f"belongs to no dataset of flowshield, '{name}'"):
+        dataset.save(at(folder))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {name: b"sales of a year"}
+
+
+def test_at_an_address_a_dataset_that_was_not_finished_is_replaced(dataset, tmp_path, monkeypatch):
+    address = (tmp_path / "a.parquet").as_uri()
+    with monkeypatch.context() as patch:
+        patch.setattr("flowshield.data.storage.finish_folder", lambda *_: None)
+        dataset.subset([0]).save(address)
+    with pytest.raises(FileFormatError, match="no finished dataset"):
+        TrajectoryDataset(address)
+    dataset.save(address)
+    assert TrajectoryDataset(address).n_episodes == dataset.n_episodes
+    names = {path.name for path in (tmp_path / "a.parquet").iterdir()}
+    assert names == {"flowshield.json", "part-00000.parquet"}
 
 
 def test_a_disk_that_fills_up_leaves_the_old_folder(dataset, here, monkeypatch):

@@ -406,3 +406,16 @@ def test_a_folder_of_datasets_is_not_replaced_by_one(lander):
     with pytest.raises(ConfigError, match="is no dataset"):
         lander.save("minari:x-v0")
     assert TrajectoryDataset("minari:x-v0/y-v0").n_episodes == 6
+
+
+def test_a_folder_with_anything_else_in_it_is_not_replaced(lander, root):
+    lander.save("minari:x-v0")
+    (root / "x-v0" / "notes").write_text("mine")
+    with pytest.raises(ConfigError, match="is no dataset, and is not replaced"):
+        lander.save("minari:x-v0")
+    assert (root / "x-v0" / "notes").read_text() == "mine"
+    (root / "y-v0" / "data").mkdir(parents=True)
+    (root / "y-v0" / "data" / "mine.csv").write_text("mine")
+    with pytest.raises(ConfigError, match="is no dataset, and is not replaced"):
+        lander.save("minari:y-v0")
+    assert (root / "y-v0" / "data" / "mine.csv").read_text() == "mine"

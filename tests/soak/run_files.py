@@ -18,7 +18,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def is_writing(folder: Path) -> bool:
-    return any(path.suffix == ".part" for path in files(folder))
+    return any(path.parent.suffix == ".part" for path in files(folder))
 
 
 def is_ours(path: Path, folder: Path) -> bool:

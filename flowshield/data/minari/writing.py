@@ -5,6 +5,7 @@ __all__ = ["save_minari"]
 import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def save_minari(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
         OSError: It cannot be written; a dataset that was there before is still there.
     """
     folder = dataset_folder(path)
-    if folder.exists() and not (folder / "data").is_dir():
+    if folder.exists() and not _is_dataset(folder):
         raise ConfigError(f"{path}: {folder} is no dataset, and is not replaced: choose another id")
     try:
         json.dumps(arrays.metadata)
@@ -70,6 +71,12 @@ def save_minari(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
         )
         storage.update_episodes(_episodes(arrays, description))
         storage.update_episode_metadata(_told(arrays, description))
+
+
+def _is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a dataset as Minari writes it, and nothing else."""
+    alone = os.listdir(folder) == ["data"] if folder.is_dir() else False
+    return alone and (folder / "data" / "metadata.json").is_file()
 
 
 def _make_namespace(name: str) -> None:
