@@ -178,9 +178,14 @@ def _ray_session(n_cpus: int) -> AbstractContextManager[object]:
     """A Ray in which everyone's actors find a CPU; only those whose turn it is work."""
     import ray
 
+    from flowshield.distributed.patience import patient_start
+
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    return ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, log_to_driver=False)
+    with patient_start():
+        return ray.init(
+            address="local", num_cpus=n_cpus, include_dashboard=False, log_to_driver=False
+        )
 
 
 def _watch_memory(options: argparse.Namespace, console: Console) -> list[dict[str, object]]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE_S
 from rich.console import Console
 
 from flowshield.progress import Reporter
@@ -40,7 +41,7 @@ def python(program, backend, *words, path=()):
         env={**os.environ, "MPLBACKEND": backend, "PYTHONPATH": search},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
 
 
