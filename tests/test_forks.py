@@ -130,7 +130,7 @@ torch.ones(1 << 22).exp()  # large enough for both threads
 sys.path.insert(0, sys.argv[1])
 from run import fuzz
 
-print([verdict.partition(":")[0] for _, verdict in fuzz("fit", range(10), Path(sys.argv[2]))])
+print([verdict.partition(":")[0] for _, verdict in fuzz("fit", range(60), Path(sys.argv[2]))])
 """
 
 
@@ -141,4 +141,4 @@ def test_files_are_fuzzed_after_torch_ran_on_two_threads(tmp_path):
     done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     verdicts = done.stdout.replace("'", "").strip("[]\n").split(", ")
-    assert len(verdicts) == 10 and set(verdicts) <= {"whole", "refused"}
+    assert len(verdicts) == 60 and set(verdicts) == {"whole", "refused"}  # a whole one trains
