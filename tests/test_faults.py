@@ -105,7 +105,7 @@ def assert_readable(folder):
 
 @pytest.mark.parametrize(
     ("size", "file"),  # the last checkpoint of epoch 1, and of epoch 2
-    [("28k", "dataset.npz"), ("64k", "last.pt"), ("112k", "last.pt")],
+    [("28k", "dataset.npz"), ("64k", "last.pt"), ("120k", "last.pt")],
 )
 def test_a_full_disk_is_one_line_and_with_more_room_the_run_ends_as_any_other(
     can_mount, tmp_path, size, file
