@@ -192,17 +192,27 @@ def _grid(values: NDArray[np.float64]) -> float | None:
     """The largest step that nearly all returns are multiples of."""
     taken = values[np.linspace(0, len(values) - 1, min(len(values), _ROWS)).astype(np.intp)]
     low, high = np.quantile(taken, [0.005, 0.995]) if len(taken) else (0.0, 0.0)
-    distinct = np.unique(taken[(taken >= low) & (taken <= high)])
+    if low < high:  # a success in 300 is no outlier among zeros
+        taken = taken[(taken >= low) & (taken <= high)]
+    distinct, counts = np.unique(taken, return_counts=True)
     largest = float(np.abs(distinct).max(initial=0.0))
     gaps = np.diff(distinct)
     gaps = gaps[gaps > largest / _MOST_STEPS]
     if not gaps.size:
         return None
+    # the most frequent return counts once: where nearly all are 0, the others decide
+    most = distinct[counts.argmax()]
+    others = taken[taken != most]
     for part in range(1, 13):
         step = float(f"{gaps.min() / part:.4g}")  # what float32 left of 0.1
         if step < largest / _MOST_STEPS:
             return None
-        steps = taken / step
-        if np.mean(np.abs(steps - np.round(steps)) <= _OFF_GRID) >= _ON_GRID_SHARE:
+        if _on_grid(most, step) and np.mean(_on_grid(others, step)) >= _ON_GRID_SHARE:
             return step
     return None
+
+
+def _on_grid(values: NDArray[np.float64], step: float) -> NDArray[np.bool_]:
+    steps = values / step
+    on_grid: NDArray[np.bool_] = np.abs(steps - np.round(steps)) <= _OFF_GRID
+    return on_grid

@@ -93,10 +93,10 @@ class Standardizer(nn.Module):
         std = torch.where(constant, torch.ones_like(std), std)
         self.knots.fill_(math.inf)
         self.heights.fill_(math.inf)
-        for i in (~constant).nonzero().flatten().tolist():
+        for i in (x64 != x64[0]).any(dim=0).nonzero().flatten().tolist():
             column = x64[:, i].cpu().numpy()
             name, size = names[i] if names else f"column {i}", spread(column)
-            if float(std[i]) > _COLLAPSED * size:
+            if not constant[i] and float(std[i]) > _COLLAPSED * size:
                 warn_of_outliers(name, column, size)
                 mean[i], std[i] = float(np.median(column)), size
                 self._bend(i, column, size)

@@ -47,6 +47,8 @@ def test_a_change_of_the_unit_changes_every_derived_number_with_it(decade):
         (RNG.choice([0.0, 10.0, 25.0], 300), 5.0),
         (RNG.choice([0.0, 100.0, -7.0], 300), 1.0),
         (np.append(RNG.integers(0, 50, 3000), [1234567.891] * 9), 1.0),  # glitches
+        (np.where(RNG.random(3000) < 0.003, 1.0, 0.0), 1.0),
+        (np.where(RNG.random(3000) < 0.995, 0.0, NORMAL[:3000]), None),
         (NORMAL, None),
         (1e6 + NORMAL, None),
         (np.full(30, 4.0), None),

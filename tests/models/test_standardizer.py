@@ -216,8 +216,22 @@ def test_a_small_deviation_is_no_constant(decade):
 def test_what_rounding_explains_is_a_constant():
     rows = torch.tensor([[1e6], [1e6 + 0.0625]]).repeat(100, 1)  # neighbours in float32
     standardizer = Standardizer(1)
-    standardizer.fit(rows)
+    with pytest.warns(DataWarning, match="column 0: .*near 1e.06.*most of their digits are lost"):
+        standardizer.fit(rows)
     assert float(standardizer.std) == 1.0
+
+
+@pytest.mark.parametrize("offset", [1e7, 1e9])
+def test_a_column_of_which_an_offset_leaves_nothing_is_told(offset):
+    rows = torch.tensor(offset + 10.0 * BULK[:, None]).float() / 10.0
+    with pytest.warns(DataWarning, match="position: .*most of their digits are lost"):
+        Standardizer(1).fit(rows, ["position"])
+
+
+def test_a_constant_is_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Standardizer(2).fit(torch.tensor([[0.1, 1e7]]).repeat(50, 1))
 
 
 def test_digits_that_an_offset_costs_are_told():
