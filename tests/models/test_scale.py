@@ -49,6 +49,9 @@ def test_a_change_of_the_unit_changes_every_derived_number_with_it(decade):
         (np.append(RNG.integers(0, 50, 3000), [1234567.891] * 9), 1.0),  # glitches
         (np.where(RNG.random(3000) < 0.003, 1.0, 0.0), 1.0),
         (np.where(RNG.random(3000) < 0.995, 0.0, NORMAL[:3000]), None),
+        (np.arange(20_000) % 400 == 7, 1.0),  # a success in 400
+        (5.0 * (np.arange(20_000) % 400 == 7), 5.0),
+        (np.where(np.arange(20_000) % 125 == 7, NORMAL, 0.0), None),  # zeros are on every grid
         (NORMAL, None),
         (1e6 + NORMAL, None),
         (np.full(30, 4.0), None),
