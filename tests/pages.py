@@ -12,6 +12,8 @@ NOT_RUN = {
     "pip install": "needs the network",
     "pytest": "is the suite that runs this",
     "python benchmarks/": "hours; its short forms are in benchmarks/, and what is typed is parsed",
+    "git worktree": "needs the history of the repository, and writes beside it",
+    "PYTHONPATH=../before": "hours, as the benchmarks, in the worktree that the line before makes",
     "python tests/": "as the benchmarks; the short form is in soak/",
     "ray job submit": "needs a cluster; distributed/test_jobs.py submits to one",
     "ray up": "needs an account of AWS's; distributed/test_cluster_files.py reads the file",
