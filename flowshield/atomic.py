@@ -23,7 +23,7 @@ _WORKPLACE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Opens a binary file that takes the place of `path` only once it is completely written.
 
-    The temporary file lies beside it, in a folder of its own, because a rename is atomic only
+    The temporary file is beside it, in a folder of its own, because a rename is atomic only
     within one file system. If the body or the flush fails (a full disk, say), that folder is
     removed and whatever was at `path` before is still there. A process that is killed leaves it
     behind: `remove_leftovers` knows it by its mark.
@@ -133,7 +133,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
 
 
 def _target(work: Path) -> Path | None:
-    """What a folder of this name is made to write."""
+    """The file or folder that a working folder of this name is for."""
     named = _WORKPLACE.fullmatch(work.name)
     return None if named is None else work.with_name(named[1])
 

@@ -111,7 +111,8 @@ def test_a_run_in_another_unit_says_the_same(finished, tmp_path, capsys, unit):
     there = [f"env.kwargs.unit={unit}", f"env.commands=[[5,{unit}],[5,0]]"]
     assert main(["run", f"run_dir={tmp_path / 'run'}", *HERE, *there]) == 0
     met = f"a return counts as met within {short_number(0.2 * unit)} (derived:"
-    assert met in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert met in told and f"noise on returns {0.01 * unit:g} (from the data)" in told
     one, other = results(finished), results(tmp_path / "run")
     for mine, theirs in zip(one["cells"], other["cells"], strict=True):
         for name in ("return_mean", "return_low", "return_high"):
@@ -121,6 +122,12 @@ def test_a_run_in_another_unit_says_the_same(finished, tmp_path, capsys, unit):
         assert theirs == pytest.approx(mine, abs=0.05), name
     mine, theirs = (r["followed"]["quantile"]["coverage"]["mean"] for r in (one, other))
     assert theirs == pytest.approx(mine, abs=0.15)
+
+
+def test_noise_that_the_config_states_is_told_as_set(finished, tmp_path, capsys):
+    given = [f"data.path={finished / 'dataset.npz'}", "shield.quantile.return_noise=0.3"]
+    assert main(["train", f"run_dir={tmp_path / 'run'}", *HERE, *given]) == 0
+    assert "noise on returns 0.3 (set)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_report_and_the_explorer_say_it_too(finished):
@@ -165,7 +172,7 @@ def test_states_and_bounds_in_small_units_are_told_with_their_digits():
     far = {"component": 0, "value": 3e-6, "low": -1e-6, "high": 1e-6}
     source = {"run": "r", "shield": "quantile", "chosen": "named", "state": [3e-6]}
     lines = ask._source_lines({**source, "outside": [far]})
-    assert ("outside", "number 1, 3.00e−6: no state of the data lies beyond −1.00e−6 to 1.00e−6, "
+    assert ("outside", "number 1, 3.00e−6: no state of the data is beyond −1.00e−6 to 1.00e−6, "
             "so that nothing is promised here") in lines  # fmt: skip
     ((_, told),) = ask._bound_lines(1e-6, 5e-7, 9)
     assert told == "no policy gets a return above 1.000e−6 from here"

@@ -188,7 +188,7 @@ def test_a_state_beyond_the_data_is_named_by_its_number(place, capsys):
     assert found[0]["high"] == pytest.approx(float(states[:, 1].max())) and found[0]["value"] == 9.0
     main(["ask", str(place), "--state", *map(str, outside), *words])
     out = capsys.readouterr().out
-    assert "number 2, 9.00: no state of the data lies beyond" in out
+    assert "number 2, 9.00: no state of the data is beyond" in out
     assert out.count("(extrapolated)\n") == 2  # what is nearest, and what returns are supported
 
 

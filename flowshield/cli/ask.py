@@ -105,7 +105,7 @@ def _source_lines(source: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             (
                 "outside",
-                f"number {far['component'] + 1}, {value}: no state of the data lies beyond {low} "
+                f"number {far['component'] + 1}, {value}: no state of the data is beyond {low} "
                 f"to {high}, so that nothing is promised here",
             )
         )

@@ -82,7 +82,7 @@ def _needs_commands(overrides: "Sequence[str]") -> None:
         return  # it is told with the names that are near
     hint = f"; or did you mean env={name}?" if name in config_groups()["env"] else ""
     raise ConfigError(
-        f"env.name={name} needs 'env.commands=[[H,R],...]', what its agent shall be asked: those "
+        f"env.name={name} needs 'env.commands=[[H,R],...]', the commands to evaluate with: those "
         f"of the config are another environment's{hint}"
     )
 

@@ -269,3 +269,14 @@ def test_a_shields_density_over_bent_returns_is_that_of_its_samples(make):
     inside = (drawn > grid[0]) & (drawn < grid[-1])
     share = inside.all(dim=2).float().mean()
     assert float(total) == pytest.approx(float(share), abs=0.03)
+
+
+def test_bent_returns_have_no_mixture_of_normal_laws_given_the_horizon():
+    torch.manual_seed(0)
+    shield = MixtureShield(1, hidden_dim=8, n_layers=1).eval()
+    horizons = RNG.integers(1, 30, 20_000)
+    commands = torch.tensor(np.stack([horizons, OUTLIERS["penalty"]], 1)).float()
+    with pytest.warns(DataWarning):
+        shield.fit_standardizers(torch.randn(len(commands), 1), commands)
+    with pytest.raises(DataError, match="returns of one size.*sample"):
+        shield.conditional(torch.zeros(1, 1), 5.0)

@@ -23,6 +23,15 @@ def with_threshold(shield, threshold):
     return shield
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_how_exact_the_returns_are_follows_from_their_deviation(unit):
+    shield = with_threshold(normal_shield(), -7.5)
+    shield.command_standardizer.std[1] = 110.0 * unit
+    frontier = shield.achievable(AT_ZERO, [100.0])
+    assert frontier.tolerance == pytest.approx(0.1 * unit)
+    assert shield.achievable(AT_ZERO, [100.0], tolerance=3.0).tolerance == 3.0
+
+
 def test_the_range_of_a_normal_density_is_its_chord():
     shield = with_threshold(normal_shield(), -7.5)
     room = -math.log(2 * math.pi * 200) + 7.5

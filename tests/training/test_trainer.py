@@ -168,6 +168,13 @@ def test_parts_are_disjoint_by_episode_and_keep_to_their_purpose(tmp_path, datas
     torch.testing.assert_close(agent.command_standardizer.mean, train.commands.mean(dim=0))
 
 
+def test_the_unit_of_actions_is_that_of_the_data_where_they_use_little_of_their_bounds(tmp_path):
+    wide = make_dataset(metadata={"action_low": [-1e3, -1.0], "action_high": [1e3, 1.0]})
+    agent = Trainer(make_config(tmp_path, n_epochs=1)).train_udrl(wide)
+    own, bounds = agent.action_scale.tolist()
+    assert own == pytest.approx(wide.actions[:, 0].std(), rel=0.05) and bounds == 1.0
+
+
 def test_calibration_takes_one_step_of_each_calibration_episode(tmp_path, dataset, monkeypatch):
     seen = []
     score = BaseShield.score
