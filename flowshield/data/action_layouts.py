@@ -54,7 +54,8 @@ def _one_hot(rows: NDArray[Any]) -> bool:
 
 def _whole(values: NDArray[Any]) -> bool:
     """Whether all are whole numbers from 0 to what an agent can choose from."""
-    with np.errstate(invalid="ignore"):  # of NaN and infinity, which are not
+    # of NaN and infinity, which are not; and of that bound in float16, where it is infinity
+    with np.errstate(invalid="ignore", over="ignore"):
         whole = (values >= 0) & (values < MOST_ACTIONS) & (values % 1 == 0)
     # floats that are all alike tell nothing: a brake that was never touched is 0.0
     return bool(whole.all() and (values.dtype.kind != "f" or values.min() < values.max()))

@@ -143,10 +143,12 @@ class Recording:
     ) -> NoReturn:
         place = int(np.argmin(np.isfinite(values).all(axis=1)))
         row = int(rows[place])
-        source = "policy" if what == "action" else f"environment {self._env_name!r}"
         value = (values if shown is None else shown)[place].tolist()
+        source, env = "policy" if what == "action" else "environment", self._env_name
+        gave = f"environment {env!r} gave the {what} {value} in "
+        if source == "policy":
+            gave = f"the policy gave the action {value} in environment {env!r}, "
         raise DataError(
-            f"the {source} gave the {what} {value} in environment {self._env_name!r}, "
-            f"{self.where(row, after)}; expected finite numbers that float32 can hold: mend the "
-            f"{source}"
+            f"{gave}{self.where(row, after)}; expected finite numbers that float32 can hold: mend "
+            f"the {source}"
         )

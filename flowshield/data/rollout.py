@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 from flowshield.data.episode import Episode
 from flowshield.data.recording import Recording
 from flowshield.envs import EnvWrapper, initial_state
-from flowshield.envs.outcomes import FLAG_TYPES, checked_outcome, other_api
+from flowshield.envs.outcomes import (
+    FLAG_TYPES,
+    NUMBER_TYPES,
+    checked_outcome,
+    other_api,
+)
 from flowshield.errors import ConfigError, ShapeError
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 class BatchPolicy(Protocol):
@@ -152,22 +159,31 @@ def _step(
             env = envs[row % n_envs]
             state, reward, ended, cut, _ = env.step(actions[place])
             # numpy would fill the row with a state of another shape, and take anything for a flag
-            if type(state) is not np.ndarray or state.shape != shape:
+            if not (
+                type(state) is np.ndarray
+                and state.shape == shape
+                and state.dtype.kind in "fiub"
+                and type(reward) in NUMBER_TYPES
+                and type(ended) in FLAG_TYPES
+                and type(cut) in FLAG_TYPES
+            ):
                 given = (state, reward, ended, cut)
                 state, reward, ended, cut = checked_outcome(env, given, recording.where, row)
-            states[place], rewards[place] = state, reward
-            if ended is not False or cut is not False:
-                if type(ended) not in FLAG_TYPES or type(cut) not in FLAG_TYPES:
-                    given = (state, reward, ended, cut)
-                    _, _, ended, cut = checked_outcome(env, given, recording.where, row)
-                terminated[place], truncated[place] = ended, cut
+            if state.dtype is _FLOAT32:
+                states[place] = state
+            else:
+                with np.errstate(over="raise"):
+                    states[place] = state
+            rewards[place], terminated[place], truncated[place] = reward, ended, cut
             if render:
                 env.render()
     except (TypeError, ValueError) as error:
         if refusal := other_api(env, error):
             raise refusal from error
+        raise
+    except (FloatingPointError, OverflowError) as error:
         if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-            # numpy took something that the environment gave for no number
+            # a state that float32 does not hold, or a whole number as the reward that no float does
             checked_outcome(env, (state, reward, ended, cut), recording.where, row)
         raise
     return states, rewards, terminated, truncated

@@ -1,6 +1,6 @@
 """Checks what an environment's reset and step gave against what Gymnasium's API promises."""
 
-__all__ = ["FLAG_TYPES", "checked_outcome", "initial_state", "other_api"]
+__all__ = ["FLAG_TYPES", "NUMBER_TYPES", "checked_outcome", "initial_state", "other_api"]
 
 import re
 import traceback
@@ -14,6 +14,8 @@ from flowshield.envs.wrapper import EnvWrapper
 from flowshield.errors import DataError
 
 FLAG_TYPES = frozenset({bool, np.bool_})
+# rewards that numpy reads as they are meant; of others it makes NaN, or a real number of a complex
+NUMBER_TYPES = frozenset({float, int, bool, np.float32, np.float64, np.int32, np.int64, np.bool_})
 
 _API = (
     "Gymnasium's reset(seed=, options=) returns (observation, info), and its step(action) returns "
@@ -90,7 +92,7 @@ def checked_outcome(
         first = ", such as float(reward[0])" if number is not None and number.shape == (1,) else ""
         raise DataError(
             f"environment {env.name!r} gave {_described(reward)} as the reward in {where(row)}; "
-            f"its step must return one number{first}"
+            f"its step must return one real number{first}"
         )
     flags = [_flag(value) for value in (terminated, truncated)]
     for name, value, flag in zip(("terminated", "truncated"), given[2:], flags, strict=True):
@@ -134,12 +136,19 @@ def _state(env: EnvWrapper, state: Any, when: str) -> NDArray[Any]:
     if values is None:
         raise DataError(
             f"environment {env.name!r} gave the state {_described(state)} {when}; its observation "
-            f"space promises numbers [{env.state_dim}]: mend the environment"
+            f"space promises real numbers [{env.state_dim}]: mend the environment"
         )
     if values.shape != (env.state_dim,):
         raise DataError(
             f"environment {env.name!r} gave a state of shape {list(values.shape)} {when}; its "
             f"observation space promises [{env.state_dim}]: make them agree"
+        )
+    with np.errstate(over="ignore"):
+        beyond = np.isinf(values.astype(np.float32)) & np.isfinite(values)
+    if beyond.any():
+        raise DataError(
+            f"environment {env.name!r} gave a state with the number {values[beyond][0]:g} {when}; "
+            f"float32 holds numbers up to {np.finfo(np.float32).max:.1e}: give it another unit"
         )
     return values
 
@@ -147,9 +156,13 @@ def _state(env: EnvWrapper, state: Any, when: str) -> NDArray[Any]:
 def _array(value: Any) -> NDArray[Any] | None:
     """The value as real numbers, or None where it is something else."""
     try:
-        values = np.asarray(value)
-        values = values.astype(np.float64) if values.dtype.kind == "O" else values
-    except (TypeError, ValueError):  # rows of several lengths, or objects that are no numbers
+        # a tensor that gradients flow through, or of another device, is no array by itself
+        values = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        if values.dtype.kind == "O":
+            if any(number is None for number in values.flat):  # which numpy takes for NaN
+                return None
+            values = values.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # no numbers, or not in float64
         return None
     return values if values.dtype.kind in "fiub" else None
 
@@ -161,10 +174,21 @@ def _flag(value: Any) -> bool | None:
 
 def _described(value: Any) -> str:
     """A value in a few words."""
-    if isinstance(value, np.ndarray) and value.ndim:
-        return f"an array of shape {list(value.shape)}"
+    if isinstance(value, np.ndarray) and not value.ndim:
+        return _described(value.item())
+    if isinstance(value, np.ndarray):
+        kind = "" if value.dtype.kind in "fiub" else f", {value.dtype}"
+        return f"an array of shape {list(value.shape)}{kind}{_with_none(value)}"
     if isinstance(value, tuple | list) and len(value) <= 5:
-        return f"a {type(value).__name__} of {len(value)} values"
-    if value is None or isinstance(value, bool | int | float | str | np.generic):
+        return f"a {type(value).__name__} of {len(value)} values{_with_none(value)}"
+    if isinstance(value, int) and value.bit_length() > 128:  # of more digits than anybody reads
+        return f"a whole number of {value.bit_length()} bits"
+    if value is None or isinstance(value, bool | int | float | complex | str | np.generic):
         return repr(value)[:40]
-    return f"a {type(value).__name__}"
+    shape = f" of shape {list(value.shape)}, {value.dtype}" if hasattr(value, "detach") else ""
+    return f"a {type(value).__name__}{shape}"
+
+
+def _with_none(values: NDArray[Any] | tuple[Any, ...] | list[Any]) -> str:
+    flat = values.flat if isinstance(values, np.ndarray) else values
+    return ", one of which is None" if any(value is None for value in flat) else ""

@@ -212,11 +212,24 @@ def _with_flat_observations(
     if not isinstance(space, gym.spaces.Box):
         raise ConfigError(
             f"environment {name!r} has observations {space}; supported are Box observations: "
-            "wrap it, for example in gymnasium.wrappers.FlattenObservation"
+            f"{_way_to_a_box(space)}"
         )
     if _is_picture(space) and not flatten_images:
         raise ConfigError(_picture_refused(space, name))
     return env if len(space.shape) == 1 else gym.wrappers.FlattenObservation(env)
+
+
+def _way_to_a_box(space: Any) -> str:
+    try:
+        fixed = isinstance(gym.spaces.flatten_space(space), gym.spaces.Box)
+    except NotImplementedError:  # a space of somebody's own
+        fixed = False
+    if fixed:
+        return "wrap it in gymnasium.wrappers.FlattenObservation"
+    return (
+        "these have no fixed number of numbers, so write a gymnasium.ObservationWrapper that makes "
+        "a vector of one length of them"
+    )
 
 
 def _is_picture(space: gym.spaces.Box) -> bool:

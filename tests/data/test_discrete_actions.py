@@ -128,6 +128,20 @@ def test_a_flat_row_of_actions_is_taken_and_a_senseless_number_of_them_refused()
             dataset_of([[0]] * 3, n_actions)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8, np.uint8, bool])
+def test_actions_are_recognised_in_every_type_without_a_warning(dtype, tmp_path):
+    numbers = {"rewards": np.ones(3), "terminated": [0, 0, 1]}
+    np.savez(
+        tmp_path / "mine.npz",
+        states=np.zeros((3, 2)),
+        actions=np.eye(2, dtype=dtype)[[0, 1, 0], 1],
+        **numbers,
+    )
+    dataset = TrajectoryDataset(tmp_path / "mine.npz")
+    assert dataset.n_actions == 2 and dataset.actions.tolist() == [[0], [1], [0]]
+
+
 def dataset_of(actions, n_actions=2):
     return TrajectoryDataset.from_arrays(
         np.zeros((3, 2)), actions, np.ones(3), [0, 0, 1], metadata={"n_actions": n_actions}

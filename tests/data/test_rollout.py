@@ -162,7 +162,9 @@ def test_nan_actions_name_episode_and_step(value):
 
 def test_nan_states_name_episode_and_step():
     envs = [*counters(5), *counters(5, bad_state_at=3)]
-    with pytest.raises(DataError, match=r"state \[1\.0, nan\].*'Counter'.*episode 1, step 3"):
+    with pytest.raises(
+        DataError, match=r"'Counter' gave the state \[1\.0, nan\] in episode 1, step 3"
+    ):
         rollout(envs, Scripted(), [0, 1])
 
 

@@ -197,6 +197,15 @@ OTHER_KINDS = [
     (SPACES.Tuple((SPACES.Box(-1, 1, (2,)), SPACES.Discrete(3))), 5),
     (SPACES.Discrete(4), 4),
     (SPACES.MultiBinary(3), 3),
+    (SPACES.Text(4), 4),
+    (SPACES.OneOf((SPACES.Discrete(2), SPACES.Box(-1, 1, (2,)))), 3),
+]
+OF_NO_LENGTH = [
+    SPACES.Sequence(SPACES.Discrete(3)),
+    SPACES.Graph(SPACES.Box(-1, 1, (2,)), None),
+    SPACES.Dict(place=SPACES.Box(-1, 1, (2,)), seen=SPACES.Sequence(SPACES.Discrete(3))),
+    SPACES.Space(),
+    None,
 ]
 
 
@@ -215,6 +224,13 @@ def test_other_observations_are_refused_with_a_wrapper_that_works(space, size):
         wrap_env(Sampled())
     env = wrap_env(gym.wrappers.TimeLimit(gym.wrappers.FlattenObservation(Sampled()), 3))
     assert DataCollector(env).collect(1).states.shape == (3, size)
+
+
+@pytest.mark.parametrize("space", OF_NO_LENGTH)
+def test_no_wrapper_is_advised_where_it_does_not_work(space):
+    with pytest.raises(ConfigError, match="supported are Box.*gymnasium.Observ") as found:
+        wrap_env(type("Odd", (Grid,), {"observation_space": space})())
+    assert "Flatten" not in str(found.value)
 
 
 def test_a_state_of_one_number_without_a_dimension_is_one_number():

@@ -1,8 +1,11 @@
 """What reset and step may give, and one line for whatever else they give."""
 
+from fractions import Fraction
+
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from odd import ZEROS, Plain, bare, limited, odd, resetting, stepping
 from pages import blocks
 
@@ -11,6 +14,9 @@ from flowshield.data import DataCollector
 from flowshield.envs import initial_state, wrap_env
 from flowshield.errors import DataError
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # numpy's, on a user's screen
+
+WITH_GRADIENT = torch.tensor([0.0, 1.0, 2.0], requires_grad=True)
 WRAPPED = pytest.mark.parametrize("wrapped", [limited, bare])
 API = (
     r"'Odd' is not of Gymnasium's API: {}\. Gymnasium's reset\(seed=, options=\) returns .*step_api"
@@ -70,7 +76,16 @@ def test_flattening_unpacks_a_reset_before_anybody_else():
         ({"position": ZEROS}, "the state a dict"),
         (np.array([1.0, 2.0, "x"], object), r"the state an array of shape \[3\]"),
         (np.full(3, np.nan), r"the state \[nan, nan, nan\].*episode 0, step 1"),
-        (np.array([0.0, 0.0, None], object), r"the state \[0.0, 0.0, nan\]"),
+        (np.array([0.0, 0.0, None], object), r"the state an array of .* one of which is None"),
+        ([0.0, None, 0.0], "the state a list of 3 values, one of which is None in"),
+        (None, "the state None in episode 0, step 1"),
+        (np.full(3, 1j), r"the state an array of shape \[3\], complex128 in .*real numbers"),
+        ([1.0, 2.0, 3j], "the state a list of 3 values in .*real numbers"),
+        (torch.ones(3) * 1j, r"the state a Tensor of shape \[3\], torch.complex64"),
+        (torch.ones(3, dtype=torch.bfloat16), r"the state a Tensor of shape \[3\], torch.bf"),
+        ([10**400, 0, 0], "the state a list of 3 values"),
+        (np.full(3, 1e300), r"a state with the number 1e\+300 in episode 0, step 1; float32 holds"),
+        ([0.0, 0.0, -1e39], r"a state with the number -1e\+39 in episode 0, step 1"),
     ],
 )
 def test_a_state_that_was_not_promised_is_not_recorded(wrapped, state, said):
@@ -92,16 +107,19 @@ def test_a_state_that_changes_its_shape_later_names_its_step():
         DataCollector(limited(Late)).collect(1)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
-def test_a_state_beyond_float32_is_refused():
-    with pytest.raises(DataError, match=r"the state \[inf, inf, inf\].*that float32 can hold"):
-        DataCollector(limited(stepping(np.full(3, 1e300), 0.0, False, False, {}))).collect(1)
+WRONG_STARTS = [np.zeros(2), 0.0, np.zeros((1, 3)), {"a": 1}, None, "abc", np.full(3, 1j)]
 
 
-@pytest.mark.parametrize("given", [np.zeros(2), 0.0, np.zeros((1, 3)), {"a": 1}, None, "abc"])
+@pytest.mark.parametrize("given", [*WRONG_STARTS, torch.ones(3) * 1j, [None] * 3])
 def test_a_reset_into_another_shape_is_refused(given):
     with pytest.raises(DataError, match=r"'Odd' gave .* at its reset; .*\[3\]"):
         DataCollector(limited(resetting((given, {})))).collect(1)
+
+
+def test_a_start_beyond_float32_is_refused():
+    said = r"'Odd' gave a state with the number 1e\+300 at its reset; float32 holds .*unit"
+    with pytest.raises(DataError, match=said):
+        DataCollector(limited(resetting((np.full(3, 1e300), {})))).collect(1)
 
 
 @WRAPPED
@@ -110,10 +128,20 @@ def test_a_reset_into_another_shape_is_refused(given):
     [
         (np.ones(1), r"an array of shape \[1\] as the reward.*step 0; .*float\(reward\[0\]\)"),
         ([1.0], r"a list of 1 values as the reward.*float\(reward\[0\]\)"),
-        (np.ones(2), r"an array of shape \[2\] as the reward.*one number$"),
+        (np.ones(2), r"an array of shape \[2\] as the reward.*one real number$"),
         ({}, "a dict as the reward"),
-        (None, "the reward nan"),
+        (None, "None as the reward in episode 0, step 0"),
+        (np.array(None), "None as the reward"),
         ("much", "'much' as the reward"),
+        (1 + 2j, r"\(1\+2j\) as the reward.*one real number$"),
+        (np.complex64(1 + 2j), r"np.complex64\(1\+2j\) as the reward.*one real number$"),
+        (torch.ones(1), r"a Tensor of shape \[1\], torch.float32 as the reward.*float\(reward\[0"),
+        (torch.tensor(1j), r"a Tensor of shape \[\], torch.complex64 as the reward"),
+        (10**400, "a whole number of 1329 bits as the reward"),
+        pytest.param(10**5000, "a whole number of 16610 bits as the reward", id="10**5000"),
+        (Fraction(10**400, 3), "a Fraction as the reward"),
+        (1e39, "the reward 1e\\+39 in episode 0, step 0; expected finite numbers that float32"),
+        (np.longdouble("1e400"), "the reward inf"),
     ],
 )
 def test_a_reward_that_is_not_one_number_is_refused(wrapped, reward, said):
@@ -142,6 +170,9 @@ def test_a_flag_that_is_neither_true_nor_false_is_refused(place, flag):
         (np.array([1.0, 2.0, 3.0], np.float16), np.array(1.0), np.array(False), 0.0, {}),
         (np.array([1, 2, 3], object), np.int8(1), False, False, None),
         ((1, 2, 3), True, False, np.uint8(0), {}),
+        (torch.tensor([1.0, 2.0, 3.0]), torch.tensor(1.0), torch.tensor(False), False, {}),
+        (WITH_GRADIENT + 1, WITH_GRADIENT[1], False, False, {}),
+        (np.array([1, 2, 3], ">f8"), Fraction(1), False, False, {}),
     ],
 )
 def test_every_way_to_write_numbers_and_flags_is_recorded(wrapped, given):
@@ -149,6 +180,21 @@ def test_every_way_to_write_numbers_and_flags_is_recorded(wrapped, given):
     np.testing.assert_array_equal(dataset.states[1:4], [[1, 2, 3]] * 3)
     np.testing.assert_array_equal(dataset.rewards, np.ones(8))
     assert not dataset.terminated.any() and dataset.n_truncated == 2
+
+
+@pytest.mark.parametrize("bad", [(np.nan, 0.0), (0.0, np.inf), (1e300, 0.0), (None, 0.0)])
+def test_an_error_names_the_environment_once(bad):
+    state, reward = bad
+    with pytest.raises(DataError) as found:
+        DataCollector(limited(stepping(np.array([state] * 3), reward, False, False, {}))).collect(1)
+    assert str(found.value).count("'Odd'") == 1
+
+
+def test_an_error_about_an_action_names_the_environment_once():
+    with pytest.raises(DataError) as found:
+        DataCollector(limited(Plain), lambda state: [np.nan]).collect(1)
+    said = "the policy gave the action [nan] in environment 'Plain', episode 0, step 0; expected"
+    assert str(found.value).startswith(said) and str(found.value).count("'Plain'") == 1
 
 
 def test_an_error_of_the_environments_own_stays_itself():
@@ -159,10 +205,17 @@ def test_an_error_of_the_environments_own_stays_itself():
         left, right = np.zeros(3)
         return left + right
 
-    for method, said in ((broken, "the motor is hot"), (miscounts, "too many values to unpack")):
-        with pytest.raises(ValueError, match=said) as found:
+    def overflows(self, action):
+        return float(10**400)
+
+    for method, kind, said in (
+        (broken, ValueError, "the motor is hot"),
+        (miscounts, ValueError, "too many values to unpack"),
+        (overflows, OverflowError, "int too large"),
+    ):
+        with pytest.raises(kind, match=said) as found:
             DataCollector(limited(odd(step=method))).collect(1)
-        assert type(found.value) is ValueError
+        assert type(found.value) is kind
 
 
 class OneArray(Plain):
