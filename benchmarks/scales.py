@@ -140,6 +140,30 @@ def outliers(training: _Training, seed: int) -> Iterator[Figures]:
             )
 
 
+def constant_reward(training: _Training, seed: int) -> Iterator[Figures]:
+    """A constant in every reward: share flagged of true commands and of ones that are too high."""
+    env = make_env("geometric_chain", **_WIDE)
+    arrays = _chain(env, training.episodes, seed)
+    states, commands = _random_steps(_dataset(_chain(env, training.episodes, seed + 1000)), seed)
+    limit = np.quantile(_exact(env).log_prob(states, commands), _ALPHA)
+    yield Figures(
+        {"constant": "any", "shield": "exact"},
+        {"noise": 0.0, **_flagged(_exact(env).log_prob, limit, states, commands)},
+    )
+    for constant in (0.0, 10.0, 100.0, -1000.0):
+        dataset = _dataset({**arrays, "rewards": arrays["rewards"] + constant})
+        asked = commands + np.stack([0 * commands[:, 0], constant * commands[:, 0]], axis=1)
+        for name, shield in training.shields_of(dataset, seed):
+            limits = shield_limits(shield, states.astype(np.float32))
+            yield Figures(
+                {"constant": f"{constant:g}", "shield": name},
+                {
+                    "noise": shield.return_noise,
+                    **_flagged(_score(shield), limits, states, asked),
+                },
+            )
+
+
 def actuators(training: _Training, seed: int) -> Iterator[Figures]:
     """Actions within small bounds: share of their variance that an agent's actions explain."""
     arrays = _chain(make_env("geometric_chain"), training.episodes, seed)
@@ -160,7 +184,7 @@ def actuators(training: _Training, seed: int) -> Iterator[Figures]:
 
 
 _CASES: dict[str, Callable[[_Training, int], Iterator[Figures]]] = {
-    case.__name__: case for case in (small_returns, success, outliers, actuators)
+    case.__name__: case for case in (small_returns, success, outliers, constant_reward, actuators)
 }
 
 

@@ -34,7 +34,7 @@ def impossible_commands(
     if bound is None:
         commands[:, 1] += dataset.commands[:, 1].max() - dataset.commands[:, 1].min()
     else:
-        above = ReturnScale.of(dataset.commands[:, 1]).margin if margin is None else margin
+        above = ReturnScale.of_commands(dataset.commands).margin if margin is None else margin
         commands[:, 1] = bound + above
     return commands
 

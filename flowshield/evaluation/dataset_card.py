@@ -30,7 +30,7 @@ def dataset_record(
     """
     returns, metadata = dataset.episode_returns, dataset.metadata
     kinds = _by_behaviour(dataset)
-    scale = ReturnScale.of(dataset.commands[:, 1])
+    scale = ReturnScale.of_commands(dataset.commands)
     return {
         "env": metadata.get("env"),
         "behaviour": ", ".join(f"{k['n_episodes'] / len(returns):.0%} {k['name']}" for k in kinds),

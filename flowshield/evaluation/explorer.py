@@ -77,7 +77,7 @@ def explorer_payload(
         "title": title,
         "finer": FINER,
         "mapStep": _MAP_STEP,
-        "decimals": ReturnScale.of(episodes.commands[:, 1]).decimals + 1,
+        "decimals": ReturnScale.of_commands(episodes.commands).decimals + 1,
         "shields": [
             {"name": name, "label": shield_label(name), "score": shield.score_type}
             for name, shield in shields.items()

@@ -108,7 +108,7 @@ def explored_moment(
     state = episodes.states[index]
     presets = left_of(commands, step, episodes.rewards[index - step : index])
     fulfilled = episodes.commands[index]
-    air = ReturnScale.of(episodes.commands[:, 1]).noise
+    air = ReturnScale.of_commands(episodes.commands).noise
     spans = extent(moment_data(episodes, step), presets, fulfilled[None], 2, air)
     horizons, returns = _whole_steps(spans[0], n), _round_returns(spans[1], n)
     requests = np.concatenate([_commands(horizons, returns), presets])

@@ -108,7 +108,7 @@ def contrast_commands(
         Commands [n, 2], whole horizons.
     """
     contrast, deviation = commands.copy(), float(commands[:, 1].std())
-    grid = ReturnScale.of(commands[:, 1]).grid
+    grid = ReturnScale.of_commands(commands).grid
 
     def shift(size: ArrayLike) -> NDArray[np.float32]:
         values = np.asarray(size, np.float64)

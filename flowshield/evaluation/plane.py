@@ -83,7 +83,7 @@ def plane_at(
     left = left_of(requests, step, episodes.rewards[index - step : index])
     projections = _projected(shield, state, left)
     fulfilled = episodes.commands[index : index + 1]
-    air = ReturnScale.of(episodes.commands[:, 1]).noise
+    air = ReturnScale.of_commands(episodes.commands).noise
     shown = np.concatenate([projections, fulfilled])
     horizons, returns = extent(data, left, shown, _RESOLUTION, air)
     grid = np.stack(np.meshgrid(horizons, returns), axis=-1).reshape(-1, 2).astype(np.float32)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flowshield.errors import ConfigError
 from flowshield.models import BaseShield
+from flowshield.models.shields.achievability import whole_horizons
 
 _SAMPLES = 256  # drawn a state
 
@@ -45,7 +46,7 @@ def supported_commands(
         raise ConfigError(f"expected n_commands from 1 to {_SAMPLES}, got {n_commands}")
     quantiles = (np.arange(n_commands) + 0.5) / n_commands
     state = torch.as_tensor(states, dtype=torch.float32, device=shield.device)
-    samples = _on_grid(shield.common_samples(state, _SAMPLES)[0], return_grid)
+    samples = _on_grid(shield, shield.common_samples(state, _SAMPLES)[0], return_grid)
     supported = shield.scores(state, samples) >= shield.limits(state).unsqueeze(1)
     chosen = np.full((len(states), n_commands, 2), np.nan)
     for row, inside in enumerate(supported):
@@ -56,8 +57,10 @@ def supported_commands(
     return quantiles, chosen
 
 
-def _on_grid(commands: Tensor, return_grid: float | None) -> Tensor:
-    horizon, returns = commands[..., :1].round().clamp(min=1.0), commands[..., 1:]
+def _on_grid(shield: BaseShield, commands: Tensor, return_grid: float | None) -> Tensor:
+    unit = shield.command_standardizer
+    whole = unit.unshear(whole_horizons(unit.shear(commands)))
+    horizon, returns = whole[..., :1], whole[..., 1:]
     if return_grid is not None:
         returns = (returns / return_grid).round() * return_grid
     return torch.cat([horizon, returns], dim=-1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flowshield.data import TrajectoryDataset
 from flowshield.evaluation.wording import short_number
-from flowshield.models.scale import ReturnScale
+from flowshield.models.scale import ReturnScale, round_step
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Yardstick:
         """
         tolerance = evaluation["followed"]["return_tolerance"]
         margin = evaluation["bound_margin"]
-        scale = ReturnScale.of(dataset.commands[:, 1])
+        scale = ReturnScale.of_commands(dataset.commands)
         derived = {}
         if tolerance is None:
             tolerance, derived["return_tolerance"] = scale.step, _step_reason(scale)
@@ -80,6 +80,8 @@ def _text(told: str, yardstick: Mapping[str, Any] | None, name: str) -> str:
 def _step_reason(scale: ReturnScale) -> str:
     if scale.step == scale.grid:
         return f"the step between the data's returns, whose spread is {_three(scale.spread)}"
+    if scale.given_horizon is not None and scale.step < round_step(scale.spread / 5):
+        return f"near the returns' spread at one horizon, {_three(scale.given_horizon)}"
     return f"a fifth of the returns' spread of {_three(scale.spread)}"
 
 

@@ -26,7 +26,13 @@ Model = TypeVar("Model", bound=nn.Module)
 FORMAT_VERSIONS = {"agent": 2, "weights": 2, "fit": 2, "shield": 3, "checkpoint": 3}
 _ALSO_READ = {"agent": 1, "weights": 1, "shield": 2, "checkpoint": 2}
 # Buffers that older files lack, and the value with which a model acts as it did then.
-_SINCE = {"knots": math.inf, "heights": math.inf, "action_center": 0.0, "action_scale": 1.0}
+_SINCE = {
+    "knots": math.inf,
+    "heights": math.inf,
+    "reward_per_step": 0.0,
+    "action_center": 0.0,
+    "action_scale": 1.0,
+}
 
 
 def save_payload(path: str | os.PathLike[str], kind: str, payload: dict[str, Any]) -> None:

@@ -140,7 +140,7 @@ def _describe(dataset: TrajectoryDataset) -> str:
     returns = dataset.episode_returns
     told_by = dataset.metadata.get("n_actions_from")
     actions = f", {dataset.n_actions} discrete actions (told by {told_by})" if told_by else ""
-    decimals = ReturnScale.of(dataset.commands[:, 1]).decimals
+    decimals = ReturnScale.of_commands(dataset.commands).decimals
     mean, deviation, top = (number(f(), decimals) for f in (returns.mean, returns.std, returns.max))
     return (
         f"{dataset.n_episodes} episodes, {len(dataset)} steps{actions}, "

@@ -85,7 +85,7 @@ def evaluate(
     files = _Records(folder, subjects)
     if files.missing():
         remove_explorer(folder.explorer)  # it shows what was measured before
-    decimals = ReturnScale.of(dataset.commands[:, 1]).decimals
+    decimals = ReturnScale.of_commands(dataset.commands).decimals
     with folder.timed("evaluate"):
         measured = _measured(config, files, reporter, subjects, decimals)
     subjects = Evaluator(subjects).subjects  # lends the shields the environment's bound

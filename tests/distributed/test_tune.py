@@ -97,7 +97,7 @@ def test_a_sweep_ends_ranked_with_every_trial_finished_or_stopped(swept, capsys)
 def test_a_sweep_records_the_margin_that_it_derived_from_the_data(swept):
     data = TrajectoryDataset(swept / "dataset.npz")
     yardstick = results(swept)["yardstick"]
-    assert yardstick["bound_margin"] == ReturnScale.of(data.commands[:, 1]).margin
+    assert yardstick["bound_margin"] == ReturnScale.of_commands(data.commands).margin
     assert "bound_margin" in yardstick["derived"]
 
 

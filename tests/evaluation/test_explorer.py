@@ -51,7 +51,7 @@ def test_every_number_is_what_the_shield_says(payload, shields, episodes):
 
 
 def test_returns_have_a_decimal_more_than_a_hundredth_of_their_spread(payload, episodes):
-    assert payload["decimals"] == ReturnScale.of(episodes.commands[:, 1]).decimals + 1 == 2
+    assert payload["decimals"] == ReturnScale.of_commands(episodes.commands).decimals + 1 == 2
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node is installed")

@@ -18,6 +18,7 @@ from flowshield.models import (
 )
 from flowshield.models.shields import ExchangeablePairs
 from flowshield.models.shields.achievability import log_achievability_by_samples
+from flowshield.models.standardizer import CommandStandardizer
 
 SMALL = {
     "flow_matching": functools.partial(FlowMatchingShield, field_dim=8, n_layers=1, n_steps=4),
@@ -118,6 +119,24 @@ def test_a_row_has_its_answer_whatever_the_batch(name):
     assert torch.equal(whole, shield.achievability(state, command))
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_a_reward_per_step_is_in_the_returns_of_whole_horizons(name):
+    shield, state = random_shield(name), torch.randn(3, 3)
+    unit = shield.command_standardizer
+    torch.manual_seed(0)
+    rest = shield.sample(state, 20_000)  # what is left of returns, before there is a constant
+    unit.reward_per_step.fill_(-100.0)
+    unit.sheared = True
+    horizons = rest[..., 0].round().clamp(min=1.0)
+    returns = rest[..., 1] - 100.0 * horizons
+    for quantile in (0.2, 0.5, 0.8):
+        steps = horizons.quantile(quantile, dim=1)
+        asked = -100.0 * steps + rest[..., 1].quantile(0.5, dim=1)  # half of those at that horizon
+        hits = (horizons <= steps[:, None]) & (returns >= asked[:, None])
+        found = shield.achievability(state, torch.stack([steps, asked], dim=1)).float()
+        torch.testing.assert_close(found, hits.float().mean(dim=1), rtol=0, atol=0.08)
+
+
 def test_by_samples_it_is_near_the_truth():
     shield = normal_shield()
     state = torch.zeros(400, 1)
@@ -132,7 +151,9 @@ def test_by_samples_it_is_near_the_truth():
 def test_samples_that_coincide_make_no_step():
     samples = torch.tensor([[50.0, 7.0]]).expand(1, 64, -1)
     commands = torch.tensor([[[60.0, 7.0 + d] for d in (-0.02, -0.01, 0.0, 0.01, 0.02)]])
-    found = log_achievability_by_samples(samples, commands, torch.tensor([10.0, 10.0]))
+    unit = CommandStandardizer()
+    unit.std.fill_(10.0)
+    found = log_achievability_by_samples(samples, commands, unit)
     assert bool((found.diff(dim=1) < 0).all())
     assert float(found[0, 2]) == pytest.approx(math.log(0.5))
 

@@ -6,7 +6,13 @@ import math
 import pytest
 import torch
 
-from flowshield.models import DiffusionShield, FlowMatchingShield, MixtureShield, QuantileShield
+from flowshield.models import (
+    DiffusionShield,
+    FlowMatchingShield,
+    MixtureShield,
+    QuantileShield,
+    UDRLAgent,
+)
 from flowshield.models.shields import ExchangeablePairs
 
 TYPES = {
@@ -25,14 +31,14 @@ def data(n=400):
     return state, torch.stack([horizon, ret], dim=1)
 
 
-def trained(name, state, command, horizon_noise=1.0, return_noise=1.0):
-    """The same seed and twenty steps, whatever the units."""
+def trained(name, state, command, horizon_noise=1.0, return_noise=1.0, n_steps=20):
+    """The same seed and a few steps, whatever the units."""
     torch.manual_seed(0)
     noises = {"horizon_noise": horizon_noise, "return_noise": return_noise}
     shield = TYPES[name](3, hidden_dim=16, n_layers=2, **noises)
     shield.fit_standardizers(state, command)
     adam = torch.optim.Adam(shield.parameters(), lr=1e-2)
-    for _ in range(20):
+    for _ in range(n_steps):
         adam.zero_grad()
         shield.compute_loss(state, command).backward()
         adam.step()
@@ -111,6 +117,64 @@ def test_verdict_and_projection_do_not_depend_on_the_units(name):
     assert torch.equal(found.changed, other.changed) and bool(found.changed.any())
     torch.testing.assert_close(other.command, found.command * scale, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(other.distance, found.distance, rtol=1e-3, atol=1e-3)
+
+
+def with_constant(command, constant):
+    return command + constant * torch.stack([0 * command[:, 0], command[:, 0]], dim=1)
+
+
+@pytest.mark.parametrize("name", TYPES)
+@torch.no_grad()
+def test_a_constant_in_every_reward_changes_nothing(name):
+    """Returns differ by 6 at one horizon, and by thousands with their horizons."""
+    state, command = data()
+    command[:, 1] = 5 * state[:, 1] + 3 * torch.randn(400)
+    found = {}
+    for constant in (100.0, -256.0):
+        commands = with_constant(command, constant)
+        shield = trained(name, state, commands, return_noise=None, n_steps=0)
+        shield.calibrate(ExchangeablePairs(state.numpy(), commands.numpy()), 0.1)
+        asked = with_constant(command + torch.tensor([0.0, 40.0]), constant)
+        generator = torch.Generator().manual_seed(0)
+        sampled = shield.sample_with_log_prob(state[:9], 1, generator)[0][:, 0]
+        torch.manual_seed(1)
+        noisy = with_constant(shield.dequantize(commands), -constant)
+        # what is nearest does change: a few more steps may bring what was asked for
+        nearest = shield.project(state[:9], asked[:9])
+        assert bool(shield.is_ood(state[:9], asked[:9]).any())
+        assert not bool(shield.is_ood(state[:9], nearest).any())
+        low, high = shield.supported_returns(state[:1], 20.0)[0][0]
+        found[constant] = {
+            "log_prob": shield.log_prob(state, commands),
+            "sample": with_constant(sampled, -constant),
+            "noisy": noisy,
+            "noise": torch.tensor(shield.return_noise),
+            "highest": shield.achievable(state[:9], [20.0]).returns - 20.0 * constant,
+            "range": torch.tensor([low, high]) - 20.0 * constant,
+        }
+        if name == "mixture":
+            law = shield.conditional(state[:9], 20.0)
+            found[constant]["conditional"] = law.means - 20.0 * constant
+    for what, one in found[100.0].items():
+        torch.testing.assert_close(
+            one, found[-256.0][what], rtol=2e-3, atol=0.05, msg=lambda m, what=what: what + m
+        )
+
+
+@torch.no_grad()
+def test_an_agent_does_not_see_a_constant_in_every_reward():
+    state, command = data()
+    command[:, 1] = 5 * state[:, 1] + 3 * torch.randn(400)
+    acts = []
+    for constant in (100.0, -256.0):
+        torch.manual_seed(0)
+        agent = UDRLAgent(3, 1, hidden_dim=16)
+        commands = with_constant(command, constant)
+        agent.fit_standardizers(state, commands)
+        torch.nn.init.normal_(agent.network.last.weight)  # else it starts without an opinion
+        acts.append(agent.sample(state, commands, deterministic=True))
+    torch.testing.assert_close(*acts, rtol=1e-3, atol=2e-3)
+    assert float(acts[0].std()) > 0.1
 
 
 @pytest.mark.parametrize("name", TYPES)

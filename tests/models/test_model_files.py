@@ -93,7 +93,7 @@ def test_a_loaded_shield_is_the_same_to_the_last_bit(name, tmp_path):
 
 def as_older(payload, version):
     """The content of a file from before columns could be bent and actions had a unit."""
-    since = ("knots", "heights", "action_center", "action_scale")
+    since = ("knots", "heights", "reward_per_step", "action_center", "action_scale")
     weights = {
         key: value
         for key, value in payload["state_dict"].items()

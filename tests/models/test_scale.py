@@ -55,12 +55,46 @@ def test_a_change_of_the_unit_changes_every_derived_number_with_it(decade):
         (NORMAL, None),
         (1e6 + NORMAL, None),
         (np.full(30, 4.0), None),
+        (50_000.0 + RNG.integers(0, 200, 3000), 1.0),  # float32 has digits for that
+        (np.float32(5000.0 + 0.1 * RNG.integers(0, 200, 3000)), 0.1),
+        (np.float32(50_000.0 + 100 * NORMAL), None),
+        (np.float32(3e6 + 0.1 * RNG.integers(0, 200, 3000)), None),  # and none for that
         ([], None),
     ],
 )
 def test_a_grid_is_recognised(returns, grid):
     found = ReturnScale.of(returns).grid
     assert found == (None if grid is None else pytest.approx(grid))
+
+
+HORIZONS = RNG.integers(1, 60, len(NORMAL))
+
+
+@pytest.mark.parametrize("constant", [0.0, -0.5, 100.0, -1e4])
+def test_a_constant_in_every_reward_leaves_the_spread_at_one_horizon(constant):
+    commands = np.stack([HORIZONS, 3.0 * NORMAL + constant * HORIZONS], axis=1).astype(np.float32)
+    scale = ReturnScale.of_commands(commands)
+    assert scale.given_horizon == pytest.approx(3.0, rel=0.02)
+    assert scale.reward_per_step == pytest.approx(constant, abs=0.01)
+    assert scale.noise <= 0.3 and scale.step <= 5.0
+    if constant:
+        assert scale.spread > 2 * scale.given_horizon and "at one horizon" in str(scale)
+
+
+def test_success_is_told_from_failure_beside_a_cost_per_step():
+    won = RNG.random(len(NORMAL)) < 0.5
+    scale = ReturnScale.of_commands(np.stack([HORIZONS, won - 1.0 * HORIZONS], axis=1))
+    assert scale.grid == scale.coarse_grid == 1.0
+    assert scale.noise <= 0.1 and scale.step <= 0.5
+
+
+def test_returns_that_are_the_horizon_have_no_spread_beside_it():
+    for reward in (1.0, 0.37, -1.7):
+        commands = np.stack([HORIZONS, reward * HORIZONS], axis=1).astype(np.float32)
+        scale = ReturnScale.of_commands(commands)
+        assert scale.given_horizon is None and scale.noise == pytest.approx(abs(reward), rel=1e-3)
+    one = ReturnScale.of_commands([[5.0, 3.0]] * 20)  # and one horizon alone explains nothing
+    assert one.given_horizon is None and one.step == 0.5
 
 
 def test_what_follows_from_the_returns_of_known_tasks():

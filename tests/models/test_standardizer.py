@@ -8,7 +8,7 @@ import torch
 
 from flowshield.errors import DataError, DataWarning
 from flowshield.models import FlowMatchingShield, MixtureShield, QuantileShield
-from flowshield.models.standardizer import Standardizer
+from flowshield.models.standardizer import CommandStandardizer, Standardizer
 
 
 def raw_rows():
@@ -169,6 +169,53 @@ def test_bent_columns_travel_with_the_weights():
     assert other.bent == (1,) and torch.equal(other(rows), standardizer(rows))
     other.fit(torch.randn(100, 2))  # and are forgotten with the next data
     assert other.bent == () and not torch.isfinite(other.knots).any()
+
+
+def paid_per_step(constant, dtype=torch.float64):
+    rng = np.random.default_rng(5)
+    horizon = rng.integers(1, 300, 4000)
+    returns = constant * horizon + 4.0 * rng.standard_normal(4000)
+    rows = torch.tensor(np.stack([horizon, returns], axis=1)).to(dtype)
+    standardizer = CommandStandardizer().to(dtype)
+    standardizer.fit(rows)
+    return standardizer, rows
+
+
+@pytest.mark.parametrize("constant", [100.0, -2.0, 1e4])
+def test_what_a_reward_per_step_leaves_has_unit_deviation(constant):
+    standardizer, rows = paid_per_step(constant)
+    z = standardizer(rows)
+    assert standardizer.sheared
+    assert z.std(dim=0, correction=0).tolist() == pytest.approx([1.0, 1.0], rel=1e-3)
+    assert abs(float(torch.corrcoef(z.T)[0, 1])) < 0.1  # the horizon does not tell it
+    torch.testing.assert_close(standardizer.inverse(z), rows)
+    jacobian = torch.func.vmap(torch.func.jacfwd(standardizer))(rows[:20])
+    expected = -jacobian.det().abs().log()
+    torch.testing.assert_close(standardizer.log_abs_det(rows[:20]).expand(20), expected)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.05])
+def test_returns_that_horizons_do_not_explain_are_taken_as_they_are(constant):
+    standardizer, rows = paid_per_step(constant, torch.float32)
+    plain = Standardizer(2)
+    plain.fit(rows)
+    assert not standardizer.sheared and torch.equal(standardizer(rows), plain(rows))
+
+
+def test_a_reward_per_step_travels_with_the_weights():
+    standardizer, rows = paid_per_step(-3.0, torch.float32)
+    other = CommandStandardizer()
+    other.load_state_dict(standardizer.state_dict())
+    assert other.sheared and torch.equal(other(rows), standardizer(rows))
+    other.fit(torch.randn(100, 2))
+    assert not other.sheared
+
+
+def test_the_data_that_a_standardizer_is_fitted_to_stay_as_they_are():
+    _, rows = paid_per_step(100.0)
+    before = rows.clone()
+    CommandStandardizer().double().fit(rows)
+    assert torch.equal(rows, before)
 
 
 def test_outliers_are_told_with_column_share_and_what_to_do():

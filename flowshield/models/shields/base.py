@@ -102,11 +102,13 @@ class BaseShield(JudgingModel):
         check_finite(state=state)
         score_type = score_type or self.score_type
         limits = self._levels(state, level, score_type)
-        samples, _ = self.common_samples(state, _FRONTIER_SAMPLES)
+        unit = self.command_standardizer
+        # at another horizon a sample's return is another: what is searched is R - c H
+        samples = unit.shear(self.common_samples(state, _FRONTIER_SAMPLES)[0])
         if horizons is None:
             horizons = _frontier_horizons(samples[..., 0])
-        return highest_supported(
-            lambda rows, commands: self.scores(rows, commands, score_type),
+        found = highest_supported(
+            lambda rows, commands: self.scores(rows, unit.unshear(commands), score_type),
             state,
             limits,
             torch.as_tensor(horizons, dtype=state.dtype, device=state.device),
@@ -114,6 +116,7 @@ class BaseShield(JudgingModel):
             self._tolerance() if tolerance is None else tolerance,
             falling=score_type == "achievability",
         )
+        return found._replace(returns=unit.returns_at(found.horizons, found.returns))
 
     @torch.no_grad()
     def supported_returns(
@@ -150,17 +153,20 @@ class BaseShield(JudgingModel):
         check_finite(state=state, also=torch.as_tensor(also, dtype=torch.float64))
         if not 1 <= horizon < math.inf:
             raise DataError(f"expected a horizon of at least 1 step, got {horizon}")
-        samples, _ = self.common_samples(state, _FRONTIER_SAMPLES)
-        return supported_ranges(
-            self.scores,
+        unit = self.command_standardizer
+        samples = unit.shear(self.common_samples(state, _FRONTIER_SAMPLES)[0])
+        constant = float(unit.returns_at(horizon, torch.zeros(1)))
+        ranges = supported_ranges(
+            lambda rows, commands: self.scores(rows, unit.unshear(commands)),
             state,
             self.limits(state),
             horizon,
             samples[..., 1],
             self._tolerance() if tolerance is None else tolerance,
             falling=self.score_type == "achievability",
-            also=also,
+            also=[ret - constant for ret in also],
         )
+        return [[(low + constant, high + constant) for low, high in row] for row in ranges]
 
     def _tolerance(self) -> float:
         return search_tolerance(float(self.command_standardizer.std[1]))

@@ -13,7 +13,7 @@ from flowshield.models.checks import check_batch
 from flowshield.models.scale import ReturnScale
 from flowshield.models.shields.achievability import log_achievability_by_samples
 from flowshield.models.shields.gaussian_mixture import least_scale
-from flowshield.models.standardizer import COMMAND_NAMES, Standardizer, state_names
+from flowshield.models.standardizer import CommandStandardizer, Standardizer, state_names
 
 _SEED = 0  # of common noise: the same question gets the same answer
 _MOST_SAMPLES = 2**16  # drawn at a time
@@ -65,7 +65,7 @@ class CommandModel(nn.Module, ABC):
         self.horizon_noise = horizon_noise
         self.return_noise = 1.0 if return_noise is None else return_noise
         self.state_standardizer = Standardizer(state_dim)
-        self.command_standardizer = Standardizer(command_dim)
+        self.command_standardizer = CommandStandardizer()
         least = least_scale(self.horizon_noise, self.return_noise)
         self.register_buffer("least_scale", least, persistent=False)
 
@@ -129,10 +129,10 @@ class CommandModel(nn.Module, ABC):
             DataWarning: See `Standardizer.fit`.
         """
         self.state_standardizer.fit(states, state_names(self.state_dim))
-        self.command_standardizer.fit(commands, COMMAND_NAMES)
+        self.command_standardizer.fit(commands)
         if self.hyperparameters["return_noise"] is None:
             # with it, a file or a checkpoint says what was derived
-            noise = ReturnScale.of(commands[:, 1].cpu().numpy()).noise
+            noise = ReturnScale.of_commands(commands.cpu().numpy()).noise
             self.return_noise = self.hyperparameters["return_noise"] = noise
             self.least_scale.copy_(least_scale(self.horizon_noise, noise))
 
@@ -140,11 +140,14 @@ class CommandModel(nn.Module, ABC):
         """Adds the noise that makes commands [batch, 2] continuous (see the class).
 
         The uniform noise is centred, so that the density of a whole horizon is read at that
-        horizon itself.
+        horizon itself. A return follows its horizon where the standardizer says how.
         """
-        horizon, ret = command[:, :1], command[:, 1:]
+        unit = self.command_standardizer
+        rest = unit.shear(command)
+        horizon, ret = rest[:, :1], rest[:, 1:]
         horizon = horizon + self.horizon_noise * (torch.rand_like(horizon) - 0.5)
-        return torch.cat([horizon, ret + self.return_noise * torch.randn_like(ret)], dim=1)
+        ret = ret + self.return_noise * torch.randn_like(ret)
+        return unit.unshear(torch.cat([horizon, ret], dim=1))
 
     def validation_loss(self, state: Tensor, command: Tensor) -> Tensor:
         """Negative log-likelihood of held-out commands, a scalar, raw nats.
@@ -185,7 +188,7 @@ class CommandModel(nn.Module, ABC):
             log_achievability_by_samples(
                 self.common_samples(state[i : i + rows], n)[0],
                 latest[i : i + rows],
-                self.command_standardizer.std,
+                self.command_standardizer,
             )
             for i in range(0, len(state), rows)
         ]

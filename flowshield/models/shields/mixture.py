@@ -150,8 +150,9 @@ class MixtureShield(BaseShield):
         c = Components(*(part.squeeze(1) for part in self._components(state)))
         z = (g - c.mean_h) / c.scale_h
         weights = (c.logits - 0.5 * z * z - c.scale_h.log()).softmax(dim=1)
+        constant = (unit.reward_per_step * h).unsqueeze(1)
         return NormalMixture(
-            weights, means[1] + stds[1] * (c.mean_r + c.slope * z), stds[1] * c.scale_r
+            weights, constant + means[1] + stds[1] * (c.mean_r + c.slope * z), stds[1] * c.scale_r
         )
 
     @torch.no_grad()
@@ -170,6 +171,8 @@ class MixtureShield(BaseShield):
         Returns:
             [batch, m], float64; NaN where it cannot be computed.
         """
+        if self.command_standardizer.sheared:  # the bounds of R move with H: no orthant
+            return super().log_achievabilities(state, commands)
         latest = commands + commands.new_tensor([self.horizon_noise / 2, 0.0])
         g = self.command_standardizer(latest).double()
         components = Components(*(part.double() for part in self._components(state)))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowshield.errors import ConfigError
 from flowshield.models.checks import check_finite
-from flowshield.models.standardizer import Standardizer
+from flowshield.models.standardizer import CommandStandardizer, Standardizer
 
 _SHORTLIST = 4  # nearest samples that are rechecked in the first round
 _NEAR = 0.75  # share of the samples, the nearest, whose spread is the pattern's first scale
@@ -98,7 +98,7 @@ class Projection(NamedTuple):
 class ScoredSampler(Protocol):
     """What a projection needs of a shield."""
 
-    command_standardizer: Standardizer
+    command_standardizer: CommandStandardizer
 
     def scores(self, state: Tensor, commands: Tensor) -> Tensor:
         """[batch, m] of commands [batch, m, 2]: higher is better supported."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from flowshield.errors import ConfigError
 from flowshield.models.checks import check_batch
 from flowshield.models.networks import PlainMLP
+from flowshield.models.shields.achievability import whole_horizons
 from flowshield.models.shields.base import BaseShield
 from flowshield.models.shields.quantile_grid import (
     inverse_distribution,
@@ -165,14 +166,32 @@ class QuantileShield(BaseShield):
         horizon = inverse_distribution(self.levels, horizon_grid, middles)
         return_grid = self._return_grid(s, horizon, horizon_grid)
         latest = commands + commands.new_tensor([self.horizon_noise / 2, 0.0])
-        g = self.command_standardizer(latest)
+        unit = self.command_standardizer
+        g = unit(latest)
         below = log_distribution(self.levels, horizon_grid, g[..., 0]).exp().unsqueeze(2)
         log_mass = ((below * _CELLS - cells).clamp(0.0, 1.0) / _CELLS).log()  # [batch, m, cells]
         asked = g[..., 1].repeat_interleave(_CELLS, dim=0)
+        if unit.sheared:  # a return is another at the horizon of each cell
+            asked = self._asked_in_cells(horizon, commands)
         # at least R is at most -R of what is mirrored
         log_chance = log_distribution(self.levels, -return_grid.flip(1), -asked)
         log_chance = log_chance.view(len(s), _CELLS, -1).transpose(1, 2)
         return (log_mass + log_chance).logsumexp(dim=2)
+
+    def _asked_in_cells(self, horizon: Tensor, commands: Tensor) -> Tensor:
+        """Standardized returns [batch * cells, m] of requests [batch, m, 2], where H is a cell's.
+
+        Args:
+            horizon: Middles of the cells, standardized [batch, cells].
+            commands: Raw.
+        """
+        unit = self.command_standardizer
+        middles = unit.inverse(torch.stack([horizon, torch.zeros_like(horizon)], dim=-1))
+        steps = whole_horizons(middles)[..., 0].unsqueeze(2)
+        asked = commands.unsqueeze(1).repeat(1, _CELLS, 1, 1)
+        asked[..., 0] = steps
+        standardized: Tensor = unit(asked)[..., 1].flatten(0, 1)
+        return standardized
 
     @torch.no_grad()
     def get_quantile(self, state: Tensor) -> Tensor:
