@@ -5,6 +5,16 @@ from flowshield.evaluation.agent_behaviour import AgentBehaviour
 from flowshield.evaluation.answer import Answer, ask_shield
 from flowshield.evaluation.answer_wording import answer_lines
 from flowshield.evaluation.cell_grid import UNSHIELDED
+from flowshield.evaluation.certificate import (
+    Certificate,
+    Outcomes,
+    PairedLosses,
+    RuleTest,
+    certificate_text,
+    certify,
+    check_episodes,
+    least_episodes,
+)
 from flowshield.evaluation.command_plane import CommandPlane, plot_projection
 from flowshield.evaluation.dataset_card import dataset_record
 from flowshield.evaluation.evaluator import Evaluator, Measurement, Subjects
@@ -49,6 +59,7 @@ __all__ = [
     "AgentBehaviour",
     "Answer",
     "Cell",
+    "Certificate",
     "CommandPlane",
     "ConfidenceInterval",
     "EvaluatedEpisode",
@@ -57,6 +68,9 @@ __all__ = [
     "Followed",
     "Measurement",
     "MetricsTracker",
+    "Outcomes",
+    "PairedLosses",
+    "RuleTest",
     "ShieldJudge",
     "Subjects",
     "Yardstick",
@@ -65,6 +79,9 @@ __all__ = [
     "ask_shield",
     "auc_roc",
     "cell_record",
+    "certificate_text",
+    "certify",
+    "check_episodes",
     "clopper_pearson",
     "contrast_commands",
     "dataset_record",
@@ -79,6 +96,7 @@ __all__ = [
     "followed_lines",
     "followed_markdown_table",
     "followed_record",
+    "least_episodes",
     "lend_return_bound",
     "markdown_table",
     "mcnemar_test",

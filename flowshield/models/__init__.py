@@ -2,6 +2,7 @@
 
 from flowshield.models.agent import UDRLAgent
 from flowshield.models.commanded_policy import CommandedPolicy
+from flowshield.models.intent import Intent, regret, return_range
 from flowshield.models.shields import (
     BaseShield,
     DiffusionShield,
@@ -17,9 +18,12 @@ __all__ = [
     "CommandedPolicy",
     "DiffusionShield",
     "FlowMatchingShield",
+    "Intent",
     "MixtureShield",
     "Projection",
     "ProjectionSettings",
     "QuantileShield",
     "UDRLAgent",
+    "regret",
+    "return_range",
 ]
