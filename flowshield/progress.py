@@ -81,6 +81,8 @@ class Reporter:
         self.console = console or Console(highlight=False, soft_wrap=True, emoji=False)
         self.named: Callable[[str], str] = str  # how what is printed calls the run's folder
         self.run_dir: str | None = None  # that folder, once there is one
+        self.again: Callable[..., str] | None = None  # given options, what to type to go on with it
+        self.told = set[str]()  # what stages said
         # a table cut off at 80 columns in a log file says nothing
         self.console.width = max(self.console.width, _TABLE_WIDTH)
 
@@ -90,6 +92,7 @@ class Reporter:
 
     def stage(self, name: str, text: str) -> None:
         """Says what a stage does, or what it did and where it wrote."""
+        self.told.add(text)
         self.console.print(f"[bold]{name}[/bold]", end="  ")
         self.console.print(self.named(text), markup=False)
 

@@ -152,7 +152,7 @@ class RunFolder:
         """
         kept = read_json(self.commands).get("typed") if self.commands.exists() else []
         typed = list(map(str, kept)) if isinstance(kept, list) and self.holds_work() else []
-        if typed[-1:] != [command]:
+        if command and typed[-1:] != [command]:
             typed.append(command)
             write_json(self.commands, {"typed": typed})
         return typed

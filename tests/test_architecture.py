@@ -17,7 +17,7 @@ CONFIG = {"errors", "schema", "overrides", "groups", "config"}
 LEAVES = {
     *CONFIG,
     *("atomic", "filesystem", "limits", "lock", "marks", "paths", "plain_pickle", "progress"),
-    *("room", "scratch", "shell", ""),
+    *("counted", "room", "scratch", "shell", ""),
 }
 BELOW_TRAINING = {"models", "data", "envs"}
 ALLOWED = {
@@ -28,7 +28,8 @@ ALLOWED = {
     "filesystem": {"atomic", "errors", "paths"},
     "limits": {"errors"},
     "plain_pickle": set(),
-    "plugins": {"errors"},
+    "plugins": {"errors", "shell"},
+    "counted": set(),
     "room": set(),
     "lock": {"atomic", "errors"},
     "marks": set(),
@@ -55,7 +56,7 @@ ALLOWED = {
     "pipeline": LEAVES
     | BELOW_TRAINING
     | {"training", "evaluation", "search_space", "distributed"}
-    | {"json_files", "machine", "run_config", "run_folder"},
+    | {"json_files", "machine", "plugins", "run_config", "run_folder"},
 }
 TOP = {"cli", "__main__"}
 # Trainer and DataCollector import their half of distributed inside the method that needs it, and

@@ -1,4 +1,6 @@
 import base64
+import contextlib
+import io
 import json
 import os
 import re
@@ -55,13 +57,33 @@ SECRET = "0123456789abcdef" * 4
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "finished"
-    with pytest.MonkeyPatch.context() as patch:
+def finished_and_told(tmp_path_factory):
+    folder, printed = tmp_path_factory.mktemp("run") / "finished", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         for name in ("WANDB_API_KEY", "RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, SECRET)
         assert run("run", folder, *HERE) == 0
-    return folder
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(finished_and_told):
+    return finished_and_told[0]
+
+
+def test_a_run_says_nothing_twice_and_one_name_in_one_way(finished_and_told):
+    folder, told = finished_and_told
+    lines = [line.partition("  ")[2] for line in told.splitlines() if "  " in line.strip()]
+    promises = [line for line in lines if "is flagged with probability at most" in line]
+    assert len(promises) == len(set(promises)) == 4
+    assert "flow_matching" in told and "flow matching" not in told
+    assert not re.search(
+        r"\b1 (\w+-\w+ )?(episodes|steps|epochs|moments|failures|commands)\b", told
+    )
+    seconds = results(folder)["seconds"]
+    parts = ", ".join(f"{stage} {time:.0f}" for stage, time in seconds.items())
+    work = f"{sum(seconds.values()):.0f} s of work in this folder, over all starts ({parts})"
+    assert lines[-1] == f"done: {work}; open {folder / 'report.html'}"
 
 
 def test_no_secret_of_the_environment_lies_in_a_run_folder(finished):
@@ -241,6 +263,7 @@ def test_the_stages_work_alone_on_files(finished, tmp_path, capsys):
     assert 'href="explorer.html"' in (folder / "report.html").read_text()
     printed = capsys.readouterr().out
     assert "flow_matching" not in printed
+    assert printed.count("is flagged with probability at most") == 2  # by either command
     for question in ("Is there a failure to fix?", "Which shield fixes it?", "How sure is that?"):
         assert f"evaluate  {question} " in printed
     assert printed.count("policy on the returns that quantile supports: ") == 1
@@ -406,6 +429,12 @@ def test_one_key_of_ray_leaves_the_others_as_they_were(tmp_path):
     assert again.ray.rollout_workers == 64
 
 
+FEW = {
+    "at least 19 calibration episodes, got 6": "calibration.alpha=0.05 needs at least 19",
+    "5 episodes are too few for the shares": "5 episodes are too few",
+}
+
+
 @pytest.mark.parametrize(
     ("few", "said"),
     [
@@ -425,6 +454,9 @@ def test_too_few_episodes_are_refused_before_they_are_collected(
     assert said in capsys.readouterr().err
     assert not (folder / "dataset.npz").exists()
     assert run("collect", folder, *HERE, *few) == 0  # what is collected only may be few
+    collected = capsys.readouterr().out
+    assert f"note: too few to train on: {FEW[said]}" in collected
+    assert collected.count("dataset.npz") == 1 and f"wrote {folder / 'dataset.npz'}: " in collected
     assert run(command, folder, *HERE, *few) == 1
     assert said in capsys.readouterr().err and not (folder / "models").exists()
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tiny import TINY
 
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
+from flowshield.data.splitting import split_positions
 from flowshield.envs import make_env
 from flowshield.evaluation import run_episode
 from flowshield.models import BaseShield, UDRLAgent
@@ -141,15 +143,14 @@ def test_the_printed_state_asks_the_same_again(place, capsys):
     assert main(["ask", str(place), "--state", *state, "--command", "80", "-50"]) == 0
     again = capsys.readouterr().out.splitlines()
     assert again == [line for line in printed.splitlines() if "seed 4" not in line]
-    assert [line.split()[0] for line in again] == [
-        *("shield", "state", "command", "verdict", "bound", "score", "false", "nearest", "returns")
-    ]
+    names = "shield state command verdict bound score false nearest returns caution"
+    assert [line.split()[0] for line in again] == names.split()
 
 
 def test_the_shield_is_the_runs_best_unless_another_is_named(place, capsys):
     words = ["--state", *STATE, "--command", "200", "280"]
     best, named = asked(capsys, place, *words), asked(capsys, place, *words, "--shield", "quantile")
-    assert (best["shield"], best["chosen"]) == ("mixture", "the run's best: fixes 1 of 1 failures")
+    assert (best["shield"], best["chosen"]) == ("mixture", "the run's best: fixes 1 of 1 failure")
     assert (named["shield"], named["chosen"]) == ("quantile", "named")
 
 
@@ -158,8 +159,8 @@ def test_the_shield_is_the_runs_best_unless_another_is_named(place, capsys):
     [
         ((-90.0, -95.0), (10.0, 5.0), "of 2, none of which fixes a failure; name another"),
         ((240.0, 239.0), (None, None), "of 2, none of which fixes a failure beyond chance; name"),
-        ((240.0, 239.0), (340.0, 339.0), "one of 2 that are best alike: fixes 1 of 1 failures"),
-        ((240.0, -95.0), (340.0, 5.0), "the run's best: fixes 1 of 1 failures"),
+        ((240.0, 239.0), (340.0, 339.0), "one of 2 that are best alike: fixes 1 of 1 failure"),
+        ((240.0, -95.0), (340.0, 5.0), "the run's best: fixes 1 of 1 failure"),
     ],
 )
 def test_why_that_shield_is_asked_is_said(place, means, better, said, monkeypatch):
@@ -236,6 +237,28 @@ def test_another_alpha_moves_the_threshold(place, capsys):
     assert "0.4" in answer["promise"]
     error = refused(capsys, place, *words, "--alpha", "0.001")
     assert "needs at least 999 calibration episodes, got 9" in error
+    total = int(re.search(r"takes (\d+) episodes in all", error)[1])
+    assert len(split_positions(total, TrainedRun(place).config.data.split, 0)["calibration"]) == 999
+
+
+def test_an_answer_of_a_quick_run_says_that_it_is_a_first_look(place, tmp_path, capsys):
+    words = ["--state", *STATE, "--command", "200", "280", "--shield", "mixture"]
+    few = "a first look, nothing to decide by: 9 episodes to calibrate by"
+    assert asked(capsys, place, *words)["first_look"] == few
+    shutil.copytree(place, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    assert asked(capsys, tmp_path / "run", *words)["first_look"] == f"{few}, not evaluated"
+    cells = [{**cell("none", [200, 280], 250.0), "n_episodes": 10}]
+    told = {"cells": cells, "dataset": {"splits": {"calibration": 45}}}
+    (tmp_path / "run" / "results.json").write_text(json.dumps(told))
+    assert main(["ask", str(tmp_path / "run"), *words]) == 0
+    line = (
+        "caution       a first look, nothing to decide by: 10 episodes a cell, 45 to calibrate by"
+    )
+    assert line in capsys.readouterr().out
+    cells[0]["n_episodes"], told["dataset"]["splits"]["calibration"] = 100, 300
+    (tmp_path / "run" / "results.json").write_text(json.dumps(told))
+    assert asked(capsys, tmp_path / "run", *words)["first_look"] is None
 
 
 @pytest.mark.parametrize(
@@ -262,6 +285,9 @@ def test_a_folder_that_is_no_run_or_does_not_say_which_shield_is_refused(place, 
     assert "is no run folder" in refused(capsys, tmp_path, *words)
     assert "is no run folder" in refused(capsys, tmp_path / "nowhere", *words)
     assert "is no run folder" in refused(capsys, place / "config.yaml", *words)
+    assert "expected a path, got ''" in refused(capsys, "", *words)
+    assert "expected a path, got ''" in refused(capsys, "", "command=[9,9]", command="film")
+    assert "expected a path, got ''" in refused(capsys, "", command="explore")
     (tmp_path / "config.yaml").write_bytes((place / "config.yaml").read_bytes())
     for named, said in ((["--shield", "mixture"], "mixture"), ([], "quantile")):
         error = refused(capsys, tmp_path, *words, *named)
@@ -269,6 +295,45 @@ def test_a_folder_that_is_no_run_or_does_not_say_which_shield_is_refused(place, 
     shutil.copytree(place / "models", tmp_path / "models")
     error = refused(capsys, tmp_path, *words)
     assert "was not evaluated" in error and "name one of quantile, mixture" in error
+
+
+def test_an_environment_that_is_not_known_here_is_code_2(place, tmp_path, capsys):
+    shutil.copytree(place / "models", tmp_path / "models")
+    config = (place / "config.yaml").read_text().replace("name: lunarlander", "name: my_own")
+    (tmp_path / "config.yaml").write_text(config)
+    words = ["--command", "200", "280", "--shield", "quantile"]
+    told = "unknown environment 'my_own'"
+    assert told in refused(capsys, tmp_path, "--seed", "3", *words)
+    assert told in refused(capsys, tmp_path, "command=[9,9]", "shield=quantile", command="film")
+    answer = asked(capsys, tmp_path, "--state", *STATE, *words)  # which needs none
+    assert answer["bound"] is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("ask {} seed=3 'command=[200,280]'", "ask {} --seed 3 --command 200 280"),
+        ("ask run_dir={} seed=3 'command=[50,-9]'", "ask {} --seed 3 --command 50 -9"),
+        (
+            "ask {} --seed 3 'command=[200,280]' shield=mixture",
+            "ask {} --seed 3 --command 200 280 --shield mixture",
+        ),
+        ("film {} --seed 3 --command 9 -1", "film {} seed=3 'command=[9,-1]'"),
+        ("film {} --command 9 1 --out=x.gif", "film {} 'command=[9,1]' out=x.gif"),
+    ],
+)
+def test_the_style_of_the_other_command_is_told_as_it_is_typed_here(place, typed, meant, capsys):
+    command, *words = shlex.split(typed.format(place))
+    hint = refused(capsys, *words, command=command).strip().partition("; type ")[2]
+    assert hint == f"flowshield {meant.format(place)}"
+    if command == "ask":
+        shield = [] if "--shield" in meant else ["--shield", "quantile"]
+        assert main([*shlex.split(hint)[1:], *shield]) == 0
+
+
+def test_a_run_folder_that_is_given_as_an_override_is_told_without_it(place, capsys):
+    error = refused(capsys, f"run_dir={place}", command="explore")
+    assert error.endswith(f"did you mean {place}?\n")
 
 
 def test_asking_changes_nothing_in_the_folder(place, capsys):
@@ -297,8 +362,9 @@ def test_a_film_of_a_run_is_its_agents_with_its_best_shield(place, capsys, tmp_p
     out = tmp_path / "lr=0.1, [ä]" / "film.gif"
     words = ["command=[1000,280]", "seed=3", "out=~/lr=0.1, [ä]/film.gif"]
     assert main(["film", str(place), *words]) == 0
-    which, *told = capsys.readouterr().out.splitlines()
-    assert which.endswith("shield mixture (the run's best: fixes 1 of 1 failures)")
+    which, sure, *told = capsys.readouterr().out.splitlines()
+    assert "caution: a first look, nothing to decide by: 9 episodes to calibrate by" in sure
+    assert which.endswith("shield mixture (the run's best: fixes 1 of 1 failure)")
     agent = UDRLAgent.load(place / "models" / "agent.pt")
     shield = BaseShield.load(place / "models" / "mixture.pt")
     lengths = []

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from scipy.stats import binom  # type: ignore[attr-defined]  # its __all__ is computed
 
+from flowshield.evaluation.wording import all_equal
 from protocol.aggregate import Mean
 
 _MISSED = 0.05  # share of 95% intervals that chance alone lets miss
@@ -59,4 +60,6 @@ def mean_words(mean: Mean) -> str:
     """Mean ± half of its interval; says so where there is one seed only."""
     if math.isnan(mean.half_width):
         return f"{mean.value:.4g} (one seed)"
+    if equal := all_equal(mean.value - mean.half_width, mean.value + mean.half_width):
+        return f"{mean.value:.4g} ({equal})"
     return f"{mean.value:.4g} ±{mean.half_width:.2g}"

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flowshield.evaluation.wording import MISSING, number, percent, plus_minus
+from flowshield.evaluation.wording import MISSING, all_equal, number, percent, plus_minus
 from protocol.aggregate import Mean
 from protocol.settings import Settings
 
@@ -64,8 +64,9 @@ def mean_text(mean: Mean | None, decimals: int) -> str:
     """Mean and half its interval, where there are seeds for one."""
     if mean is None:
         return MISSING
-    half = mean.half_width
-    return plus_minus(mean.value, mean.value - half, mean.value + half, decimals)
+    low, high = mean.value - mean.half_width, mean.value + mean.half_width
+    text, equal = plus_minus(mean.value, low, high, decimals), all_equal(low, high)
+    return f"{text} ({equal})" if equal else text
 
 
 def plain_text(mean: Mean | None, decimals: int) -> str:
@@ -82,4 +83,7 @@ def percent_mean(mean: Mean | None) -> str:
     """The mean of a share and half its interval, in percentage points."""
     if mean is None or math.isnan(mean.half_width):
         return percent_text(mean)
-    return f"{percent(mean.value, 1)} ±{number(100 * mean.half_width, 1)}"
+    half = 100 * mean.half_width
+    if equal := all_equal(100 * mean.value - half, 100 * mean.value + half):
+        return f"{percent(mean.value, 1)} ({equal})"
+    return f"{percent(mean.value, 1)} ±{number(half, 1 if half >= 0.05 else 2)}"

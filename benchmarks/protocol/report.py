@@ -61,7 +61,10 @@ def _introduction(results: Results) -> str:
             f"per whole episode of {settings.n_whole:,} of them; further calibration episodes are "
             f"{settings.n_more:,}. "
         )
-    return f"{text}± is half a 95% t-interval over the training seeds.\n\n"
+    return (
+        f"{text}± is half a 95% t-interval over the training seeds; where all gave the same "
+        "number, there is none.\n\n"
+    )
 
 
 def _merged(results: Results, command: str) -> str:

@@ -9,6 +9,7 @@ from itertools import product
 from operator import itemgetter
 from typing import Any
 
+from flowshield.counted import counted
 from protocol.aggregate import Mean, by_model, mean_over_seeds
 from protocol.demands import Target, by_all, by_best, left_out, mean_words, only
 from protocol.detection_tables import rung_columns
@@ -193,7 +194,7 @@ def _projection(results: Results) -> Iterator[Target]:
         )
         demand = (
             f"{dataset}: distance within 5% of brute force's (mean of each request's ratio, each "
-            f"at least 1; {none} requests left out where brute force found nothing)"
+            f"at least 1; {counted(none, 'request')} left out where brute force found nothing)"
         )
         yield Target(demand, words, all(mean.value <= 1.05 for mean in floored.values()))
 

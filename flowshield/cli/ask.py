@@ -79,7 +79,8 @@ def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
         return
     command, verdict, *rest = answer_lines(answer)
     bound = _bound_lines(source["bound"], answer.command[1], answer.return_decimals)
-    for name, text in [*_source_lines(source), command, verdict, *bound, *rest]:
+    sure = [("caution", source["first_look"])] if source["first_look"] else []
+    for name, text in [*_source_lines(source), command, verdict, *bound, *rest, *sure]:
         far = source["outside"] and name in ("nearest", "returns")
         reporter.line(f"{name:<{_WIDTH}}{text}{' (extrapolated)' if far else ''}")
 

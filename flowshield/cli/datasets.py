@@ -49,6 +49,7 @@ def _export_minari(parsed: argparse.Namespace, reporter: Reporter, typed: str) -
 
 
 def _write(command: str, source: str, target: str, force: bool, reporter: Reporter) -> None:
+    from flowshield.counted import counted
     from flowshield.data.conversion import convert
     from flowshield.data.minari import is_minari
 
@@ -56,7 +57,8 @@ def _write(command: str, source: str, target: str, force: bool, reporter: Report
     lost = arrays.metadata.get("minari", {}).get("not_kept", ()) if is_minari(source) else ()
     for note in lost:
         reporter.stage(command, f"not kept: {note}")
-    reporter.stage(command, f"wrote {target}: {len(arrays.ends)} episodes, {len(arrays)} steps")
+    size = f"{counted(len(arrays.ends), 'episode')}, {counted(len(arrays), 'step')}"
+    reporter.stage(command, f"wrote {target}: {size}")
 
 
 CONVERT = Command(

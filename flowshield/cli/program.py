@@ -5,14 +5,17 @@ __all__ = ["main", "make_parser"]
 import argparse
 import os
 import sys
+import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from flowshield import __version__
 from flowshield.cli import ask, completion, datasets, explore, film, stages
 from flowshield.cli.command import Command
+from flowshield.cli.other_style import other_style
 from flowshield.errors import ConfigError, DataWarning, FlowshieldError, UsageError
 from flowshield.plugins import import_plugins
 from flowshield.progress import Reporter
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            return _run(list(sys.argv[1:] if arguments is None else arguments))
+            return _run(list(sys.argv[1:] if arguments is None else arguments), _script(arguments))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # who read the output, such as head, is gone: nothing to tell
@@ -70,8 +73,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _run(typed: Sequence[str]) -> int:
+def _script(arguments: Sequence[str] | None) -> str | None:
+    """What was typed to run the script that called `main`; None where no script did."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if arguments is None or path is None or getattr(main, "__spec__", None) is not None:
+        return None
+    if Path(path).resolve().is_relative_to(Path(sysconfig.get_path("scripts")).resolve()):
+        return None  # a program that calls Python code, such as pytest
+    return command_line("python", *sys.argv)
+
+
+def _run(typed: Sequence[str], script: str | None) -> int:
     broken = _plugins_error()  # before the parser is made: its help names their shields, too
+    if told := other_style(typed):
+        print(f"flowshield: {told}", file=sys.stderr)
+        return 2
     parsed = make_parser().parse_args(typed)
     reporter = Reporter()
     try:
@@ -79,7 +96,7 @@ def _run(typed: Sequence[str]) -> int:
         if broken is not None:
             raise broken
         with _warnings_as_lines():
-            parsed.run(parsed, reporter, command_line("flowshield", *typed))
+            parsed.run(parsed, reporter, script or command_line("flowshield", *typed))
     except (FlowshieldError, OSError) as error:
         if parsed.debug:
             raise
@@ -135,13 +152,11 @@ def _check_text(typed: Sequence[str]) -> None:
 
 
 def _how_to_go_on(parsed: argparse.Namespace, reporter: Reporter) -> str:
-    if reporter.run_dir is None:  # nothing was begun
+    if reporter.run_dir is None or reporter.again is None:  # nothing was begun
         return ""
-    from flowshield.overrides import run_command
-
     resume = parsed.command == "tune" and _has_begun_trials(parsed, reporter.run_dir)
     options = ["--resume"] if resume else []
-    return f"; to go on: {run_command(parsed.command, reporter.run_dir, *options)}"
+    return f"; to go on: {reporter.again(*options)}"
 
 
 def _has_begun_trials(parsed: argparse.Namespace, run_dir: str) -> bool:

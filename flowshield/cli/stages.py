@@ -5,6 +5,7 @@ __all__ = ["COLLECT", "CONFIG", "EVALUATE", "RUN", "TRAIN", "TUNE"]
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowshield.cli.command import Command
@@ -37,14 +38,15 @@ def _prepared(
 ) -> "Iterator[tuple[DictConfig, RunFolder]]":
     import torch
 
-    from flowshield.overrides import run_command
+    from flowshield.pipeline.typed_again import typed_again
     from flowshield.run_config import open_run
 
     with open_run(overrides, "tune" if command == "tune" else "run") as (config, folder):
         reporter.named, reporter.run_dir = folder.named, folder.place
         folder.remember(typed)
         torch.set_num_threads(config.n_threads)
-        again = run_command(command, folder.place, *(["--resume"] if command == "tune" else []))
+        reporter.again = partial(typed_again, config, command, folder.place)
+        again = reporter.again(*(["--resume"] if command == "tune" else []))
         reporter.stage(command, f"run folder {folder.place} (to go on later: {again})")
         yield config, folder
 
@@ -106,12 +108,10 @@ def _run(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
 
 
 def _collect(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
-    from flowshield.filesystem import absolute
-    from flowshield.pipeline import collect, dataset_path
+    from flowshield.pipeline import collect
 
     with _prepared("collect", parsed.overrides, reporter, typed) as (config, folder):
         collect(config, folder, reporter)
-        reporter.stage("collect", f"the episodes are in {absolute(dataset_path(config, folder))}")
 
 
 def _train(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
@@ -148,8 +148,10 @@ def _tell_results(
         reporter.table(detection_table(results))
     for line in (*followed_lines(results), *verdict_lines(results)):
         reporter.stage(command, line)
-    total = sum(results["seconds"].values())
-    reporter.stage(command, f"done in {total:.0f} s of work; open {absolute(folder.report)}")
+    seconds = results["seconds"]
+    parts = ", ".join(f"{stage} {time:.0f}" for stage, time in seconds.items())
+    work = f"{sum(seconds.values()):.0f} s of work in this folder, over all starts ({parts})"
+    reporter.stage(command, f"done: {work}; open {absolute(folder.report)}")
 
 
 def _tune(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:

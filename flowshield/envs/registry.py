@@ -1,9 +1,10 @@
 """Environments by name."""
 
-__all__ = ["env_maker", "get_env_info", "list_envs", "make_env", "register_env"]
+__all__ = ["env_maker", "env_module", "get_env_info", "list_envs", "make_env", "register_env"]
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.metadata import entry_points
 from typing import Any
 
 import gymnasium as gym
@@ -86,6 +87,31 @@ def env_maker(name: str, kwargs: Mapping[str, Any]) -> Callable[[], EnvWrapper]:
             "register_env or gymnasium.register, or use num_workers=0"
         )
     return partial(_make_anywhere, name, dict(kwargs), wrapper, spec)
+
+
+def env_module(name: str) -> str | None:
+    """The module of one's own that has to be imported before a name stands for an environment.
+
+    Args:
+        name: As for `make_env`.
+
+    Returns:
+        Where what was registered by the name is defined; None where every process knows the name,
+        or none does.
+    """
+    made_by = _WRAPPERS.get(_ALIASES.get(name, name))
+    if made_by is None:
+        made_by = getattr(gym.registry.get(name), "entry_point", None)
+    module = made_by.partition(":")[0] if isinstance(made_by, str) else _defined_in(made_by)
+    known = {"flowshield", "gymnasium"}
+    known |= {point.module.partition(".")[0] for point in entry_points(group="gymnasium.envs")}
+    return None if module is None or module.partition(".")[0] in known else module
+
+
+def _defined_in(made_by: Any) -> str | None:
+    function = made_by.func if isinstance(made_by, partial) else made_by
+    module: str | None = None if function is None else getattr(function, "__module__", None)
+    return module
 
 
 def register_env(name: str, wrapper_cls: Callable[..., EnvWrapper]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from flowshield.counted import counted
 from flowshield.evaluation.answer_wording import SCORE_NAMES
 from flowshield.evaluation.filmed import FilmedEpisode
 from flowshield.evaluation.wording import command_words, number
@@ -99,7 +100,7 @@ def _write_end(
     left, top, width = place
     height = _END_SIZE + 2 * _MARGIN
     end = number(episode.return_after(episode.length), episode.decimals)
-    text = f"{episode.outcome} after {episode.length} steps, return {end}"
+    text = f"{episode.outcome} after {counted(episode.length, 'step')}, return {end}"
     colour = _END_COLOURS.get(episode.outcome, _GOOD)
     draw.rectangle((left, top, left + width - 1, top + height), fill=colour)
     room = width - 2 * _MARGIN

@@ -15,6 +15,8 @@ from flowshield.evaluation.dataset_card import return_decimals
 from flowshield.evaluation.report_table import ReportTable
 from flowshield.evaluation.wording import (
     MISSING,
+    all_equal,
+    interval_words,
     is_known,
     number,
     percent,
@@ -213,12 +215,13 @@ def _rank(record: Mapping[str, Any], key: str) -> str:
     """A correlation and its interval: "0.43 [0.31, 0.54]"."""
     found = record.get(key) or {}
     mean, low, high = (number(found.get(end), 2) for end in ("mean", "low", "high"))
+    if equal := all_equal(found.get("low"), found.get("high")):
+        return f"{mean} ({equal})"
     return mean if MISSING in (low, high) else f"{mean} [{low}, {high}]"
 
 
 def _to(interval: Mapping[str, Any], decimals: int) -> str:
-    low, high = (number(interval.get(end), decimals) for end in ("low", "high"))
-    return MISSING if MISSING in (low, high) else f"{low} to {high}"
+    return interval_words(interval.get("low"), interval.get("high"), decimals)
 
 
 def _tolerance(record: Mapping[str, Any]) -> str:

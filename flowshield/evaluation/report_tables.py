@@ -23,6 +23,7 @@ from flowshield.evaluation.wording import (
     MISSING,
     alarm_basis,
     command_label,
+    interval_words,
     number,
     percent,
     percent_interval,
@@ -37,8 +38,8 @@ def returns_table(grid: CellGrid, decimals: int) -> ReportTable:
         (
             command_label(cell["command"]),
             shield_label(cell["shield"]),
-            _with_interval(cell, "return_", decimals),
-            _with_interval(cell.get("vs_none") or {}, "", decimals),
+            _with_interval(cell, "return_", decimals, cell.get("n_episodes")),
+            _with_interval(cell.get("vs_none") or {}, "", decimals, cell.get("n_episodes")),
             number(cell.get("worst_5_percent"), decimals),
             number(cell.get("return_std"), decimals),
             percent(cell.get("crash_rate"), 1),
@@ -241,11 +242,11 @@ def _alarms(label: str, where: str, told: str, rate: Mapping[str, Any]) -> tuple
     return label, where, told, percent(rate.get("rate"), 1), interval, str(n)
 
 
-def _with_interval(record: Mapping[str, Any], prefix: str, decimals: int) -> str:
-    mean, low, high = (
-        number(record.get(f"{prefix}{name}"), decimals) for name in ("mean", "low", "high")
-    )
-    return mean if MISSING in (low, high) else f"{mean} ({low} to {high})"
+def _with_interval(record: Mapping[str, Any], prefix: str, decimals: int, n: int | None) -> str:
+    mean, low, high = (record.get(f"{prefix}{name}") for name in ("mean", "low", "high"))
+    ends = interval_words(low, high, decimals, n)
+    told = number(mean, decimals)
+    return told if ends == MISSING else f"{told} ({ends})"
 
 
 def _shields(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -5,6 +5,7 @@ __all__ = ["summarize", "verdict_lines"]
 from collections.abc import Mapping
 from typing import Any
 
+from flowshield.counted import counted
 from flowshield.evaluation.alarm_wording import alarms_finding
 from flowshield.evaluation.cell_grid import CellGrid
 from flowshield.evaluation.dataset_card import return_decimals
@@ -80,14 +81,14 @@ def _data(dataset: Mapping[str, Any]) -> Finding:
     decimals = return_decimals(dataset, (mean, top))
     splits = ", ".join(f"{n} {name}" for name, n in (dataset.get("splits") or {}).items())
     detail = (
-        f"{dataset.get('n_transitions', MISSING)} steps, "
-        f"{dataset.get('n_truncated', MISSING)} episodes truncated; "
+        f"{counted(dataset.get('n_transitions', MISSING), 'step')}, "
+        f"{counted(dataset.get('n_truncated', MISSING), 'episode')} truncated; "
         f"return {number(mean, decimals)} on average, standard deviation "
         f"{number(std, decimals)}, at most {number(top, decimals)}; "
         f"{number(dataset.get('length_mean'), 0)} steps an episode; "
         f"seed {dataset.get('seed', MISSING)}; episodes: {splits or MISSING}"
     )
-    episodes = f"{dataset.get('n_episodes', MISSING)} episodes"
+    episodes = counted(dataset.get("n_episodes", MISSING), "episode")
     behaviour = dataset.get("behaviour", MISSING)
     return Finding(question, f"{episodes} of {dataset.get('env', MISSING)}, {behaviour}", detail)
 

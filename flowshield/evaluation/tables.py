@@ -14,6 +14,7 @@ from flowshield.evaluation.dataset_card import return_decimals
 from flowshield.evaluation.wording import (
     MISSING,
     alarm_basis,
+    all_equal,
     command_label,
     is_known,
     number,
@@ -31,7 +32,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
     Returns:
         A table of cells "mean return ± half the interval's width" over "share crashed"; six
-        commands fit 100 columns.
+        commands fit 100 columns. Where all returns are equal a line says so instead.
 
     Raises:
         DataError: Two cells share shield and command, or a cell has neither.
@@ -122,7 +123,8 @@ def _lines(cell: Mapping[str, Any] | None, decimals: int) -> list[str]:
     if cell is None:
         return [MISSING]
     mean, low, high = (cell.get(f"return_{end}") for end in ("mean", "low", "high"))
-    lines = [plus_minus(mean, low, high, decimals)]
+    equal = all_equal(low, high, cell.get("n_episodes"))
+    lines = [plus_minus(mean, low, high, decimals), *filter(None, [equal])]
     if is_known(cell.get("crash_rate")):
         lines.append(f"{percent(cell['crash_rate'])} crash")
     return lines

@@ -5,12 +5,15 @@ __all__ = ["failure_finding", "fix_finding"]
 from collections.abc import Mapping
 from typing import Any
 
+from flowshield.counted import counted
 from flowshield.evaluation.cell_grid import UNSHIELDED, CellGrid, Command
 from flowshield.evaluation.finding import Finding
 from flowshield.evaluation.statistics import clopper_pearson
 from flowshield.evaluation.verdict import MAX_CRASH_RATE, SHORTFALL, ShieldVerdict, Verdict
 from flowshield.evaluation.wording import (
+    MISSING,
     command_label,
+    interval_words,
     is_known,
     listed,
     number,
@@ -43,14 +46,16 @@ def failure_finding(verdict: Verdict | None, grid: CellGrid, decimals: int) -> F
     doubts = "; ".join(_cell_text(grid, UNSHIELDED, command, decimals) for command in doubtful)
     doubts = f" Not shown to fail, but above {percent(MAX_CRASH_RATE)}: {doubts}." if doubts else ""
     if not verdict.failures:
-        answer = f"none of {verdict.n_commands} commands is shown to fail without a shield"
+        commands = counted(verdict.n_commands, "command")
+        answer = f"none of {commands} is shown to fail without a shield"
         return Finding(question, answer, f"{rule}{doubts}", "plain" if doubtful else "good")
     told = "; ".join(
         _cell_text(grid, UNSHIELDED, command, decimals) for command in verdict.failures
     )
-    count = f"{len(verdict.failures)} of {verdict.n_commands} commands"
-    detail = f"{told}. {rule}{doubts}"
-    return Finding(question, f"yes: {count} fail without a shield", detail, "bad")
+    n = len(verdict.failures)
+    count = f"{n} of {counted(verdict.n_commands, 'command')}"
+    answer = f"yes: {count} {'fails' if n == 1 else 'fail'} without a shield"
+    return Finding(question, answer, f"{told}. {rule}{doubts}", "bad")
 
 
 def fix_finding(verdict: Verdict | None, grid: CellGrid, decimals: int) -> Finding:
@@ -79,16 +84,26 @@ def fix_finding(verdict: Verdict | None, grid: CellGrid, decimals: int) -> Findi
         "each."
     )
     if not verdict.best:
-        unsure = any(shield.unsure for shield in verdict.shields)
-        does_harm = any(shield.broken or shield.worsened for shield in verdict.shields)
-        none = "none beyond chance" if unsure else "none of them"
-        return Finding(question, f"{none}; some do harm" if does_harm else none, detail, "bad")
+        return Finding(question, _none(verdict), detail, "bad")
     names = listed([shield_label(shield.shield) for shield in verdict.best])
     alike = " alike" if len(verdict.best) > 1 else ""
     answer = f"{names}{alike}: {len(first.fixed)} of {total}{_and_more(first)}"
     crashing = {c for s in verdict.best for c in _crashing(grid, s.shield)}
     good = len(first.fixed) == total and not first.broken and not crashing
     return Finding(question, answer, detail, "good" if good else "plain")
+
+
+def _none(verdict: Verdict) -> str:
+    """That no shield fixes anything, and which do harm."""
+    names = [shield_label(shield.shield) for shield in verdict.shields]
+    harmful = [shield_label(s.shield) for s in verdict.shields if s.broken or s.worsened]
+    chance = " beyond chance" if any(shield.unsure for shield in verdict.shields) else ""
+    if len(names) == 1:
+        return f"{names[0]} does not{chance}{', and does harm' if harmful else ''}"
+    none = f"none{chance or ' of them'}"
+    if not harmful:
+        return none
+    return f"{none}; {f'{harmful[0]} does' if len(harmful) == 1 else 'some do'} harm"
 
 
 def _crashing(grid: CellGrid, shield: str) -> list[Command]:
@@ -101,8 +116,8 @@ def _cell_text(grid: CellGrid, shield: str, command: Command, decimals: int) -> 
     if cell is None:
         return f"{command_label(command)} was not tried"
     mean, low, high = (cell.get(f"return_{end}") for end in ("mean", "low", "high"))
-    ends = " to ".join(number(end, decimals) for end in (low, high) if is_known(end))
-    returns = f"{number(mean, decimals)}{f' ({ends})' if ends else ''}"
+    ends = interval_words(low, high, decimals, cell.get("n_episodes"))
+    returns = number(mean, decimals) + ("" if ends == MISSING else f" ({ends})")
     return f"{command_label(command)} returns {returns}{_crashed(cell)}"
 
 

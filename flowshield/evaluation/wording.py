@@ -6,9 +6,11 @@ What was not measured is None or NaN in the results and a dash in writing.
 __all__ = [
     "MISSING",
     "alarm_basis",
+    "all_equal",
     "command_label",
     "command_words",
     "decimals_for",
+    "interval_words",
     "is_known",
     "listed",
     "number",
@@ -32,6 +34,7 @@ _LEAST_DECIMALS, _MOST_DECIMALS = -3, 5  # of numbers that are written without a
 _FROM_EXPONENT = 1e6
 _MOST_FIGURES = 7  # as many as float32 has
 _NOTHING = 0.005  # of the last decimal: what is less is the rounding of a difference
+_EQUAL = 1e-9  # of the ends of an interval: they differ by less where all values were equal
 
 
 def is_known(value: float | None) -> TypeGuard[float]:
@@ -85,8 +88,8 @@ def percent(rate: float | None, decimals: int = 0) -> str:
 
 
 def percent_interval(low: float | None, high: float | None, decimals: int = 1) -> str:
-    """The ends of an interval of a share; a dash where either is missing."""
-    if not (is_known(low) and is_known(high)):
+    """The ends of an interval of a share; a dash where either is missing, or all were equal."""
+    if not (is_known(low) and is_known(high)) or all_equal(low, high):
         return MISSING
     return f"{percent(low, decimals)} to {percent(high, decimals)}"
 
@@ -105,12 +108,53 @@ def listed(names: Sequence[str]) -> str:
 
 
 def plus_minus(mean: float | None, low: float | None, high: float | None, decimals: int = 0) -> str:
-    """A mean and half the width of its interval: "284 ±1"; only the mean if it has none."""
-    if not (is_known(mean) and is_known(low) and is_known(high)):
+    """A mean and half the width of its interval, "284 ±1", with digits enough to show the width.
+
+    Only the mean where there is no interval, or one of no width: `all_equal` says so.
+    """
+    if not (is_known(mean) and is_known(low) and is_known(high)) or all_equal(low, high):
         return number(mean, decimals)
     half = (high - low) / 2
-    finer = decimals + 1 if 0 < half < 0.95 * 10.0**-decimals else decimals  # "±0" would flatter
+    finer = decimals + 1 if half < 0.95 * 10.0**-decimals else decimals
+    if half < 0.5 * 10.0**-finer:  # "±0" would flatter
+        finer = resolution_decimals(half)
     return f"{number(mean, decimals)} ±{number(half, finer)}"
+
+
+def all_equal(low: float | None, high: float | None, n: int | None = None) -> str:
+    """Says "all 10 equal" for an interval of no width, and nothing for any other.
+
+    Resampling equal values gives such an interval, however few they are: it does not say how far
+    the next value may lie.
+
+    Args:
+        low: Its lower end.
+        high: Its upper end.
+        n: How many values there were, if that is known.
+    """
+    if not (is_known(low) and is_known(high)) or high - low > _EQUAL * max(abs(low), abs(high)):
+        return ""
+    return f"all {n} equal" if n else "all equal"
+
+
+def interval_words(
+    low: float | None, high: float | None, decimals: int, n: int | None = None
+) -> str:
+    """The ends of an interval, "283 to 286", or that all values are equal; a dash if it is missing.
+
+    Args:
+        low: Its lower end.
+        high: Its upper end.
+        decimals: With how many they are written; with more where they would look alike.
+        n: How many values there were, if that is known.
+    """
+    if not (is_known(low) and is_known(high)):
+        return MISSING
+    if equal := all_equal(low, high, n):
+        return equal
+    if number(low, decimals) == number(high, decimals):
+        decimals = max(decimals, resolution_decimals(high - low))
+    return f"{number(low, decimals)} to {number(high, decimals)}"
 
 
 def decimals_for(values: Iterable[float | None]) -> int:
@@ -152,8 +196,8 @@ def steps_words(horizon: float) -> str:
 
 
 def shield_label(name: str) -> str:
-    """A shield's name as people write it."""
-    return "no shield" if name == "none" else name.replace("_", " ")
+    """A shield's name as it is typed, the same wherever it stands."""
+    return "no shield" if name == "none" else name
 
 
 def alarm_basis(entry: Mapping[str, Any]) -> str:

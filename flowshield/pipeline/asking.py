@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flowshield.counted import counted
 from flowshield.data import TrajectoryDataset
+from flowshield.data.splitting import episodes_for
 from flowshield.data.storage import dataset_exists
 from flowshield.errors import ConfigError, DataError, FlowshieldError, ShapeError, UsageError
 from flowshield.evaluation import Answer, ask_shield, run_episode
 from flowshield.evaluation.cell_grid import Command
 from flowshield.filesystem import is_uri
 from flowshield.models import BaseShield
+from flowshield.models.shields import episodes_needed
 from flowshield.pipeline.collecting import dataset_path
+from flowshield.pipeline.run_verdict import run_first_look
 from flowshield.pipeline.trained_run import TrainedRun
 
 
@@ -51,15 +55,16 @@ def ask(run: TrainedRun, question: Question) -> tuple[dict[str, Any], Answer]:
     Returns:
         Where the answer comes from ("run", "shield", "chosen" (why that shield), "state", "outside"
         (`outside_data`; None where the run's dataset is not on this disk), "bound" (no policy gets
-        a higher return from the state; None where the environment knows none or is not there) and,
-        for an episode's state, "seed", "step" and "follows") and the answer.
+        a higher return from the state; None where the environment knows none or is not there),
+        "first_look" (that the run's figures are from too few episodes to decide by; None where
+        they are not) and, for an episode's state, "seed", "step" and "follows") and the answer.
 
     Raises:
         UsageError: The question cannot be asked of this run; the message says what can.
     """
     choice = run.choice(question.shield)
     shield = run.shield(choice.name)[1]
-    _promise(shield, question.alpha)
+    _promise(shield, question.alpha, dict(run.config.data.split))
     source: dict[str, Any] = {"run": run.folder.place, "shield": choice.name, "chosen": choice.why}
     if question.state is None:
         follow = _command(question.follow or run.config.env.commands[0])
@@ -72,7 +77,7 @@ def ask(run: TrainedRun, question: Question) -> tuple[dict[str, Any], Answer]:
     except (DataError, ShapeError) as error:
         raise UsageError(str(error)) from error
     told = {"state": state, "outside": _outside(run, state), "bound": _bound(run, state)}
-    return {**source, **told}, answer
+    return {**source, **told, "first_look": run_first_look(run.folder, shield)}, answer
 
 
 def outside_data(states: ArrayLike, state: ArrayLike) -> list[dict[str, float]]:
@@ -98,7 +103,7 @@ def outside_data(states: ArrayLike, state: ArrayLike) -> list[dict[str, float]]:
 def _bound(run: TrainedRun, state: Sequence[float]) -> float | None:
     try:
         env = run.make_env()
-    except ConfigError:  # a state that is given needs no environment
+    except (ConfigError, UsageError):  # a state that is given needs no environment
         return None
     bound = env.return_bound(np.asarray([state], np.float32))
     env.close()
@@ -134,21 +139,26 @@ def state_in_episode(run: TrainedRun, seed: int, step: int, follow: Command) -> 
         env.close()
     if step >= episode.length:
         raise UsageError(
-            f"the episode with seed {seed} ends after {episode.length} steps: choose a step from "
-            f"0 to {episode.length - 1}, got {step}"
+            f"the episode with seed {seed} ends after {counted(episode.length, 'step')}: choose a "
+            f"step from 0 to {episode.length - 1}, got {step}"
         )
     state: NDArray[np.float32] = episode.states[step]
     return state
 
 
-def _promise(shield: BaseShield, alpha: float | None) -> None:
+def _promise(shield: BaseShield, alpha: float | None, split: dict[str, float]) -> None:
     """Lets the shield promise another false-alarm rate, where its calibration has scores enough."""
     if alpha is None:
         return
+    calibration = shield.calibration_in_force()
     try:
-        shield.calibration = shield.calibration_in_force().at(alpha)
+        shield.calibration = calibration.at(alpha)
     except DataError as error:
-        raise UsageError(str(error)) from error
+        told = str(error)
+        if 0.0 < alpha < 1.0 and min(calibration.n) < episodes_needed(alpha):
+            total = episodes_for(episodes_needed(alpha), "calibration", split)
+            told += f"; by this run's data.split that takes {counted(total, 'episode')} in all"
+        raise UsageError(told) from error
 
 
 def _command(values: Sequence[float]) -> Command:

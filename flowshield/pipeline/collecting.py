@@ -9,11 +9,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from flowshield.counted import counted
 from flowshield.data import DataCollector, TrajectoryDataset
 from flowshield.data.storage import dataset_exists
 from flowshield.envs import make_env
-from flowshield.errors import ConfigError
-from flowshield.evaluation.wording import number
+from flowshield.errors import ConfigError, DataError
+from flowshield.evaluation.wording import all_equal, number
+from flowshield.filesystem import absolute
 from flowshield.models.scale import ReturnScale
 from flowshield.pipeline.place import place, rollout_workers
 from flowshield.progress import Bar, Reporter
@@ -33,18 +35,19 @@ def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> Trajec
     path = dataset_path(config, folder)
     if dataset_exists(path):
         dataset = TrajectoryDataset(path)
-        reporter.stage("collect", f"found {path}: {_describe(dataset)}")
+        reporter.stage("collect", f"found {absolute(path)}: {_describe(dataset)}")
         return dataset
     n_episodes = config.data.n_episodes
-    reporter.stage("collect", f"{n_episodes} episodes of {config.env.name} with its behaviours")
-    if note:
-        reporter.stage("collect", note)
+    size = counted(n_episodes, "episode")
+    reporter.stage("collect", f"{size} of {config.env.name} with its behaviours")
+    for told in filter(None, (note, _too_few(config))):
+        reporter.stage("collect", told)
     collector = _collector(config)
     with folder.timed("collect"), place(config), reporter.bar("episodes", n_episodes) as bar:
         dataset = _collected(config, collector, bar)
         dataset.save(path)
     collector.env.close()
-    reporter.stage("collect", f"wrote {path}: {_describe(dataset)}")
+    reporter.stage("collect", f"wrote {absolute(path)}: {_describe(dataset)}")
     return dataset
 
 
@@ -82,6 +85,15 @@ def check_training_request(config: DictConfig, folder: RunFolder) -> None:
     check_request(config, folder)
     if not dataset_exists(dataset_path(config, folder)):
         Trainer(config).check_episodes(config.data.n_episodes)
+
+
+def _too_few(config: DictConfig) -> str | None:
+    """What training would refuse later; to collect so few may be all that is wanted."""
+    try:
+        Trainer(config).check_episodes(config.data.n_episodes)
+    except DataError as error:
+        return f"note: too few to train on: {error}"
+    return None
 
 
 def dataset_path(config: DictConfig, folder: RunFolder) -> str | Path:
@@ -140,9 +152,9 @@ def _describe(dataset: TrajectoryDataset) -> str:
     returns = dataset.episode_returns
     told_by = dataset.metadata.get("n_actions_from")
     actions = f", {dataset.n_actions} discrete actions (told by {told_by})" if told_by else ""
+    size = f"{counted(dataset.n_episodes, 'episode')}, {counted(len(dataset), 'step')}{actions}"
     decimals = ReturnScale.of_commands(dataset.commands).decimals
     mean, deviation, top = (number(f(), decimals) for f in (returns.mean, returns.std, returns.max))
-    return (
-        f"{dataset.n_episodes} episodes, {len(dataset)} steps{actions}, "
-        f"return {mean} ± {deviation} (highest {top})"
-    )
+    if equal := all_equal(returns.min(), returns.max()):
+        return f"{size}, return {mean} ({equal})"
+    return f"{size}, return {mean} ± {deviation} (highest {top})"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from flowshield.atomic import atomic_write
+from flowshield.counted import counted
 from flowshield.data import TrajectoryDataset
 from flowshield.data.storage import dataset_exists
 from flowshield.envs import env_maker
@@ -73,15 +74,7 @@ def evaluate(
     parts = Trainer(config).split(dataset)
     yardstick = Yardstick.of(dataset, config.evaluation)
     subjects = _subjects(config, folder, parts["test"], yardstick)
-    reporter.stage(
-        "evaluate",
-        f"{subjects.n_episodes} episodes for each of {len(subjects.commands)} commands "
-        f"without a shield and with {', '.join(subjects.shields)}",
-    )
-    for told in (tolerance_text, margin_text):
-        reporter.stage("evaluate", told(yardstick.record()))
-    for name, shield in subjects.shields.items():
-        reporter.stage("evaluate", f"{name}: {shield.calibration}")
+    _announce(subjects, yardstick, reporter)
     files = _Records(folder, subjects)
     if files.missing():
         remove_explorer(folder.explorer)  # it shows what was measured before
@@ -103,6 +96,21 @@ def evaluate(
     folder.send()
     reporter.stage("evaluate", f"wrote {folder.results}, {folder.figures}/ and {folder.report}")
     return results
+
+
+def _announce(subjects: Subjects, yardstick: Yardstick, reporter: Reporter) -> None:
+    shielded = f" and with {', '.join(subjects.shields)}" if subjects.shields else ""
+    reporter.stage(
+        "evaluate",
+        f"{counted(subjects.n_episodes, 'episode')} for each of "
+        f"{counted(len(subjects.commands), 'command')} without a shield{shielded}",
+    )
+    for told in (tolerance_text, margin_text):
+        reporter.stage("evaluate", told(yardstick.record()))
+    for name, shield in subjects.shields.items():
+        promise = f"{name}: {shield.calibration}"
+        if promise not in reporter.told:  # the training that went before has said it
+            reporter.stage("evaluate", promise)
 
 
 def _explorer(

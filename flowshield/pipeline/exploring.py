@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from flowshield.counted import counted
 from flowshield.data import TrajectoryDataset
 from flowshield.data.storage import dataset_exists
 from flowshield.errors import UsageError
@@ -90,8 +91,9 @@ def write_run_explorer(
     """Writes the explorer of shields that are loaded, on held-out episodes that are read."""
     reporter.stage(
         "explore",
-        f"{settings.n_requests} x {settings.n_requests} requests at {settings.n_moments} moments "
-        f"of {settings.n_episodes} held-out episodes, asked of {', '.join(shields)}",
+        f"{settings.n_requests} x {settings.n_requests} requests at "
+        f"{counted(settings.n_moments, 'moment')} of "
+        f"{counted(settings.n_episodes, 'held-out episode')}, asked of {', '.join(shields)}",
     )
     payload = explorer_payload(
         shields,

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowshield.counted import counted
 from flowshield.envs import EnvWrapper
 from flowshield.errors import ConfigError, UsageError
 from flowshield.evaluation.cell_grid import Command
@@ -14,6 +15,7 @@ from flowshield.evaluation.film_picture import film_picture
 from flowshield.evaluation.filmed import FilmedEpisode, film_episode
 from flowshield.evaluation.wording import command_words, number, shield_label
 from flowshield.paths import expanded
+from flowshield.pipeline.run_verdict import run_first_look
 from flowshield.pipeline.trained_run import TrainedRun
 from flowshield.progress import Reporter
 
@@ -75,6 +77,8 @@ def film(run: TrainedRun, settings: FilmSettings, reporter: Reporter) -> Path:
     title = f"with the {shield_label(name)} shield"
     env = _env_with_pictures(run)
     reporter.stage("film", f"shield {shield_label(name)} ({why})")
+    if caution := run_first_look(run.folder, shield):
+        reporter.stage("film", f"caution: {caution}")
     sides = []
     try:
         for shielded in (False, True):
@@ -109,15 +113,15 @@ def _write(
     pictures = [film_picture(sides, step, title) for step in [*range(0, end, stride), end]]
     seconds = stride * sides[0].seconds_per_step
     n = write_film(path, pictures, seconds, 1e6 * settings.max_mb)
-    size = path.stat().st_size / 1e6
-    reporter.stage("film", f"wrote {path}: {n} pictures of {end} steps, {size:.1f} MB")
+    told = f"{counted(n, 'picture')} of {counted(end, 'step')}"
+    reporter.stage("film", f"wrote {path}: {told}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 def _told(side: FilmedEpisode, title: str) -> str:
     evaluated = side.evaluated
     text = (
         f"{command_words(evaluated.command)}, {title if side.shielded else 'without a shield'}: "
-        f"{side.outcome} after {side.length} steps, "
+        f"{side.outcome} after {counted(side.length, 'step')}, "
         f"return {number(evaluated.episode.total_return, side.decimals)}"
     )
     if not side.shielded:
@@ -128,6 +132,8 @@ def _told(side: FilmedEpisode, title: str) -> str:
 def _env_with_pictures(run: TrainedRun) -> EnvWrapper:
     try:
         return run.make_env(render_mode="rgb_array")
+    except UsageError:
+        raise
     except Exception as error:  # what draws is loaded here, and foreign
         name = run.config.env.name
         raise ConfigError(f"environment {name!r} cannot be filmed here: {error}") from error

@@ -5,15 +5,19 @@ __all__ = ["ShieldChoice", "TrainedRun"]
 from pathlib import Path
 from typing import NamedTuple
 
-from flowshield.envs import EnvWrapper, make_env
-from flowshield.errors import UsageError, unknown_name
+import gymnasium
+
+from flowshield.counted import counted
+from flowshield.envs import EnvWrapper, list_envs, make_env
+from flowshield.errors import ConfigError, UsageError, unknown_name
 from flowshield.evaluation import lend_return_bound
 from flowshield.evaluation.verdict import Verdict
 from flowshield.models import BaseShield, UDRLAgent
-from flowshield.overrides import run_command
 from flowshield.pipeline.run_verdict import run_verdict
+from flowshield.pipeline.typed_again import typed_again
 from flowshield.run_config import read_config
 from flowshield.run_folder import RunFolder
+from flowshield.shell import command_line
 
 
 class ShieldChoice(NamedTuple):
@@ -39,11 +43,16 @@ class TrainedRun:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.folder = RunFolder(place)
+        try:
+            self.folder = RunFolder(place)
+        except ConfigError as error:  # an empty path, or an address of no known kind
+            raise UsageError(str(error)) from error
         if not self.folder.fetched(self.folder.config).is_file():
+            meant = str(place).removeprefix("run_dir=")
+            hint = f"; did you mean {command_line(meant)}?" if meant != str(place) else ""
             raise UsageError(
                 f"{place} is no run folder: expected one with a config.yaml in it, as "
-                "`flowshield run` leaves it"
+                f"`flowshield run` leaves it{hint}"
             )
         self.config = read_config(self.folder)
 
@@ -102,18 +111,27 @@ class TrainedRun:
 
         Args:
             render_mode: As Gymnasium's; None = it draws nothing.
+
+        Raises:
+            UsageError: It is unknown here.
+            ConfigError: It cannot be made, or does not take its arguments.
         """
         kwargs = dict(self.config.env.kwargs)
         if render_mode is not None:
             kwargs["render_mode"] = render_mode
-        return make_env(self.config.env.name, **kwargs)
+        try:
+            return make_env(self.config.env.name, **kwargs)
+        except ConfigError as error:
+            if self.config.env.name in {*list_envs(), *gymnasium.registry}:
+                raise
+            raise UsageError(str(error)) from error
 
     def _model(self, name: str) -> Path:
         path = self.folder.fetched(self.folder.model(name))
         if not path.is_file():
             raise UsageError(
                 f"{self.folder.place} holds no trained {name}: "
-                f"{run_command('train', self.folder.place)} makes it"
+                f"{typed_again(self.config, 'train', self.folder.place)} makes it"
             )
         return path
 
@@ -126,7 +144,7 @@ def _why(verdict: Verdict) -> str:
     if not verdict.best:
         unsure = " beyond chance" if verdict.shields[0].unsure else ""
         return f"of {len(verdict.shields)}, none of which fixes a failure{unsure}; {others}"
-    fixed = f"fixes {len(verdict.best[0].fixed)} of {total} failures"
+    fixed = f"fixes {len(verdict.best[0].fixed)} of {counted(total, 'failure')}"
     if len(verdict.best) == 1:
         return f"the run's best: {fixed}"
     return f"one of {len(verdict.best)} that are best alike: {fixed}"

@@ -8,6 +8,7 @@ from functools import partial
 from omegaconf import DictConfig
 
 from flowshield.config import shield_settings
+from flowshield.counted import counted
 from flowshield.data import TrajectoryDataset
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield, UDRLAgent
@@ -88,7 +89,7 @@ class _ModelTraining:
         here = folder.checkpoints
         checkpoints = folder.shared(here) if on_ray(config) else str(here)
         self.reporter.stage(
-            "train", f"{name}: up to {n_epochs} epochs, checkpoints in {checkpoints}"
+            "train", f"{name}: up to {counted(n_epochs, 'epoch')}, checkpoints in {checkpoints}"
         )
         with self.bars.bar(f"{name}: epochs", n_epochs) as bar:
             trainer = Trainer(

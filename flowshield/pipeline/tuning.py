@@ -20,9 +20,9 @@ from flowshield.evaluation.promise import pooled, promised_alarms, promised_scor
 from flowshield.evaluation.yardstick import Yardstick, margin_text
 from flowshield.json_files import write_json
 from flowshield.models import BaseShield
-from flowshield.overrides import run_command
 from flowshield.pipeline.collecting import check_training_request, collect
 from flowshield.pipeline.dataset_check import check_dataset
+from flowshield.pipeline.typed_again import typed_again
 from flowshield.progress import Bar, Reporter
 from flowshield.run_folder import RunFolder
 from flowshield.search_space import (
@@ -73,7 +73,7 @@ def tune(
 
     space = read_space(config)
     check_search(config.tune.search)
-    _check_resume(folder, holds_sweep(folder.shared(folder.sweep)), resume)
+    _check_resume(config, folder, holds_sweep(folder.shared(folder.sweep)), resume)
     check_training_request(config, folder)
     with session():  # one Ray for both; a sweep is never without
         check_trial_room(config)
@@ -89,16 +89,16 @@ def tune(
     return _conclude(config, space, folder, reporter, command, trials, parts["test"], yardstick)
 
 
-def _check_resume(folder: RunFolder, begun: bool, resume: bool) -> None:
+def _check_resume(config: DictConfig, folder: RunFolder, begun: bool, resume: bool) -> None:
     if begun and not resume:
         raise ConfigError(
             f"{folder.shared(folder.sweep)} holds a sweep: to go on with it, type "
-            f"{run_command('tune', folder.place, '--resume')}, or give another run_dir"
+            f"{typed_again(config, 'tune', folder.place, '--resume')}, or give another run_dir"
         )
     if resume and not begun:
         raise ConfigError(
             f"{folder.shared(folder.sweep)} holds no sweep to go on with: check run_dir, or begin "
-            f"one with {run_command('tune', folder.place)}"
+            f"one with {typed_again(config, 'tune', folder.place)}"
         )
 
 

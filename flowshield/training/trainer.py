@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from flowshield.config import resolve, shield_settings
+from flowshield.counted import counted
 from flowshield.data import CommandPairs, TrajectoryDataset, TransitionTensors
-from flowshield.data.splitting import split_positions
+from flowshield.data.splitting import episodes_for, split_positions
 from flowshield.errors import ConfigError, DataError
 from flowshield.models import BaseShield, ProjectionSettings, UDRLAgent
 from flowshield.models.shields import Calibration, StateGroups, episodes_needed
@@ -260,11 +261,14 @@ class Trainer:
         Raises:
             DataError: So many are too few for `calibration.alpha`.
         """
-        alpha = self.config.calibration.alpha
-        if n_episodes < episodes_needed(alpha):
+        alpha, split = self.config.calibration.alpha, dict(self.config.data.split)
+        needed = episodes_needed(alpha)
+        if n_episodes < needed:
             raise DataError(
-                f"calibration.alpha={alpha:g} needs at least {episodes_needed(alpha)} calibration "
-                f"episodes, got {n_episodes}: collect more episodes, or raise "
+                f"calibration.alpha={alpha:g} needs at least "
+                f"{counted(needed, 'calibration episode')}, got {n_episodes}: collect at least "
+                f"{episodes_for(needed, 'calibration', split)} in all (data.n_episodes), of which "
+                f"data.split.calibration={split['calibration']:g} calibrate, or raise "
                 "calibration.alpha or data.split.calibration"
             )
 

@@ -218,7 +218,7 @@ def test_evaluate_ends_with_the_episodes_and_numbers_of_one_process(head, traine
 def test_collect_leaves_the_same_episodes(head, trained, tmp_path):
     job = head.submit("collect", f"run_dir={tmp_path}", *ON_RAY)
     job.assert_succeeded()
-    assert job.last_line.endswith(f"the episodes are in {tmp_path / 'dataset.npz'}")
+    assert f"wrote {tmp_path / 'dataset.npz'}: " in job.last_line
     theirs = trained[0] / "dataset.npz"
     assert (tmp_path / "dataset.npz").read_bytes() == theirs.read_bytes()
 

@@ -211,7 +211,7 @@ def draw(results, plane):
             {k: v["false_alarms_by_level"] for k, v in shields.items()}
         ),
         "projection": lambda: plot_projection(plane),
-        "moments": lambda: plot_moments(moments(plane), "flow matching: log p(H, R | s)"),
+        "moments": lambda: plot_moments(moments(plane), "flow_matching: log p(H, R | s)"),
         "training": lambda: plot_training_curves(
             {k: v["history"] for k, v in results["models"].items()}
         ),

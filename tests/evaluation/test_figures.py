@@ -91,7 +91,7 @@ def containers(axes):
 
 def test_returns_are_drawn_where_they_were_measured(results):
     axes = plot_returns(results["cells"]).axes[0]
-    for shield, label in (("none", "no shield"), ("flow_matching", "flow matching")):
+    for shield, label in (("none", "no shield"), ("flow_matching", "flow_matching")):
         points, _, (bars,) = containers(axes)[label]
         cells = [cell for cell in results["cells"] if cell["shield"] == shield]
         assert points.get_ydata().tolist() == [cell["return_mean"] for cell in cells]

@@ -195,7 +195,7 @@ def test_no_text_leaves_its_place(size, scale):
         for shielded in (False, True)
     )
     for step in (0, 40):
-        picture = np.asarray(film_picture(sides, step, "with the flow matching shield"))
+        picture = np.asarray(film_picture(sides, step, "with the flow_matching shield"))
         height, width, _ = picture.shape
         assert height % 2 == width % 2 == 0 and width >= 2 * 360
         background = picture[0, 0]

@@ -50,3 +50,14 @@ def test_gaps_are_dashes_and_nothing_is_nothing():
     assert "None" not in followed_markdown_table(left_out)
     summary, levels = followed_tables(left_out)
     assert summary.rows[0][-1] == "4" and levels.rows == ()
+
+
+def test_starts_that_are_all_alike_have_no_interval(results):
+    alike = {"mean": 0.0, "low": 0.0, "high": 0.0}
+    record = {**results["followed"]["quantile"], "return_rank": alike, "coverage": alike}
+    record["levels"] = [{"achieved_return": alike, "coverage": alike}]
+    told = {**results, "followed": {"quantile": record}}
+    assert "rank correlation 0.00 (all equal), 0% within" in followed_lines(told)[0]
+    assert "| quantile | 0.00 (all equal) |" in followed_markdown_table(told)
+    summary, levels = followed_tables(told)
+    assert summary.rows[0][5] == "0%" and levels.rows[0][4] == "all equal"

@@ -56,12 +56,12 @@ def test_first_screen_answers_the_seven_questions(page):
         "epoch 14 of 25",
         "3 of 6 commands fail without a shield",
         "(1000, 280) returns −132 (−135 to −127), 100% crash (97% to 100%)",
-        "flow matching: 3 of 3",
+        "flow_matching: 3 of 3",
         "set to 5%; realised: 5.3%; at starts of episodes: 6.1%",
         "at starts of episodes: 6.1%; impossible commands flagged: 88.1%",
-        "flow matching: followed in part; 5% crash",
+        "flow_matching: followed in part; 5% crash",
         "rank correlation 0.93 [0.31, 0.54], 58% within ±17.5 of what was asked, 5% crash",
-        "flow matching 8 of 150 (2.3% to 10.2%), at starts",
+        "flow_matching 8 of 150 (2.3% to 10.2%), at starts",
         "Promised of one step per episode; 225 calibration and 150 held-out episodes leave up to",
         "123 episodes a cell, 225 to calibrate by, one training seed",
     ):
@@ -208,7 +208,7 @@ def test_one_shield_without_crash_test(without_crash_test):
     results["cells"] = [c for c in results["cells"] if c["shield"] in ("none", "quantile")]
     results["shields"].pop("flow_matching")
     text = Page(render_report(results, {})).text
-    assert "flow matching fixes" not in text and "% crash" not in text and "–" in text
+    assert "flow_matching fixes" not in text and "% crash" not in text and "–" in text
     assert "quantile: 1 of 3" in text  # at (300, 400) only its crashes spoke against it
 
 

@@ -38,7 +38,7 @@ def test_finished_trials_are_ranked_by_score_before_stopped_and_failed_ones():
 def test_the_tables_have_a_row_a_trial_with_what_it_drew():
     heading, _, *rows = sweep_markdown_table(RESULTS).splitlines()
     assert heading.startswith("| # | shield | learning_rate | epochs | score | AUROC |")
-    assert rows[0] == "| 1 | flow matching | 0.002 | 2 | 0.9500 | 0.9500 | 4.2% | finished |"
+    assert rows[0] == "| 1 | flow_matching | 0.002 | 2 | 0.9500 | 0.9500 | 4.2% | finished |"
     assert rows[3] == "| 4 | quantile | 1 | 0 | – | – | – | failed |"
     console = Console(width=110, record=True, file=open("/dev/null", "w"))
     console.print(sweep_table(RESULTS))

@@ -43,6 +43,16 @@ def test_cells_hold_mean_and_half_width_of_a_lopsided_interval(results):
     assert "282 ±0.5, 0% crash" in markdown_table(results)
 
 
+def test_equal_returns_have_no_interval_either(results):
+    equal = {"return_mean": 1.0, "return_low": 1.0, "return_high": 1.0, "n_episodes": 10}
+    results["cells"] = [{**cell, **equal} for cell in results["cells"]]
+    assert "| none | 1.00, all 10 equal, 0% crash |" in markdown_table(
+        {**results, "cells": results["cells"][:1]}
+    )
+    text = printed(results_table(results), width=110)
+    assert "±0" not in text and text.count("all 10 equal") == len(results["cells"])
+
+
 def test_single_episode_has_no_interval(results):
     results["cells"] = [{**results["cells"][0], "return_low": float("nan")}]
     assert "| none | 282, 0% crash |" in markdown_table(results)

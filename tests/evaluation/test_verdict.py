@@ -1,3 +1,5 @@
+import pytest
+
 from flowshield.evaluation.cell_grid import CellGrid
 from flowshield.evaluation.summary import summarize
 from flowshield.evaluation.verdict import judge
@@ -128,8 +130,45 @@ def test_a_failure_that_a_shield_makes_worse_is_harm():
     assert [shield.shield for shield in found.shields] == ["idle", "bad"]
     assert found.shields[1].worsened == ((10, 500),) and found.shields[0].worsened == ()
     fix = summarize({}, CellGrid.from_cells(cells))[3]
-    assert fix.answer == "none of them; some do harm"
+    assert fix.answer == "none of them; bad does harm"
     assert "bad fixes 0 of 1, but worsens 1." in fix.detail
+
+
+@pytest.mark.parametrize(
+    ("shields", "said"),
+    [
+        ([("bad", 90.0, 70)], "bad does not, and does harm"),
+        ([("idle", 181.0, 20)], "idle does not"),
+        ([("idle", 181.0, 20), ("lame", 181.0, 20)], "none of them"),
+        ([("bad", 90.0, 70), ("idle", 181.0, 20)], "none of them; bad does harm"),
+        ([("bad", 90.0, 70), ("evil", 90.0, 70)], "none of them; some do harm"),
+    ],
+)
+def test_one_shield_is_not_spoken_of_as_several(shields, said):
+    cells = [cell("none", (200, 280), 280.0), cell("none", (10, 500), 180.0, 20)]
+    for shield, mean, crashes in shields:
+        cells += [cell(shield, (200, 280), 280.0), cell(shield, (10, 500), mean, crashes)]
+    assert summarize({}, CellGrid.from_cells(cells))[3].answer == said
+
+
+@pytest.mark.parametrize(
+    ("n_failing", "said"),
+    [
+        (0, "none of 2 commands is shown to fail without a shield"),
+        (1, "yes: 1 of 2 commands fails without a shield"),
+        (2, "yes: 2 of 2 commands fail without a shield"),
+    ],
+)
+def test_one_failure_is_not_spoken_of_as_several(n_failing, said):
+    crashes = [50] * n_failing + [0] * (2 - n_failing)
+    cells = [cell("none", (10 * i, 280), 280.0, n) for i, n in enumerate(crashes, start=1)]
+    assert summarize({}, CellGrid.from_cells(cells))[2].answer == said
+
+
+def test_an_interval_of_no_width_is_told_as_equal_values():
+    cells = [cell("none", (200, 280), 280.0), cell("none", (10, 500), 1.0, half=0.0, n=10)]
+    detail = summarize({}, CellGrid.from_cells(cells))[2].detail
+    assert "(10, 500) returns 1 (all 10 equal), 0% crash (0% to 31%)" in detail
 
 
 def test_few_calibration_episodes_are_said_to_be():
@@ -152,7 +191,7 @@ def test_alike_is_who_fixes_and_breaks_the_same():
 def test_crashes_that_chance_may_explain_are_told_and_are_not_green():
     cells = [cell("none", (200, 280), 280.0, 5), cell("none", (10, 500), 0.0)]
     failure = summarize({}, CellGrid.from_cells(cells[:1]))[2]
-    assert failure.answer == "none of 1 commands is shown to fail without a shield"
+    assert failure.answer == "none of 1 command is shown to fail without a shield"
     assert failure.tone == "plain"
     assert "above 2%: (200, 280) returns 280 (278 to 282), 5% crash (2% to 11%)." in failure.detail
     cells += [cell("q", (200, 280), 280.0), cell("q", (10, 500), 280.0, 5)]

@@ -2,15 +2,20 @@ import math
 
 import pytest
 
+from flowshield.counted import counted
 from flowshield.evaluation.wording import (
+    all_equal,
     command_label,
     command_words,
     decimals_for,
+    interval_words,
     listed,
     number,
     percent,
+    percent_interval,
     percent_range,
     plus_minus,
+    shield_label,
     short_number,
 )
 from flowshield.models.scale import ReturnScale
@@ -86,8 +91,49 @@ def test_percent(rate, decimals, said):
 
 def test_plus_minus_never_says_zero_for_a_width_that_is_not():
     assert plus_minus(285.0, 284.7, 285.3) == "285 ±0.3"
-    assert plus_minus(285.0, 285.0, 285.0) == "285 ±0"
+    assert plus_minus(285.0, 284.996, 285.004) == "285 ±0.004"
+    assert plus_minus(0.5, 0.499999, 0.500001, 3) == "0.500 ±1e−6"
     assert plus_minus(285.0, 283.6, 286.6) == "285 ±2"
+
+
+@pytest.mark.parametrize("half", [10.0**n for n in range(-8, 4)])
+@pytest.mark.parametrize("decimals", range(-4, 7))
+def test_a_width_is_never_written_as_nothing(half, decimals):
+    told = plus_minus(1.0, 1.0 - half, 1.0 + half, decimals).partition("±")[2]
+    assert float(told.replace("−", "-")) == pytest.approx(half, rel=0.5)
+
+
+def test_equal_values_have_no_plus_minus():
+    assert plus_minus(285.0, 285.0, 285.0) == "285" and plus_minus(1.0, 1.0, 1.0, 2) == "1.00"
+    assert all_equal(1.0, 1.0, 10) == "all 10 equal" and all_equal(0.0, 0.0) == "all equal"
+    tenth = sum([0.1] * 10) / 10  # as the mean of equal numbers may be rounded
+    assert tenth != 0.1 and all_equal(tenth, 0.1) and plus_minus(0.1, tenth, 0.1, 1) == "0.1"
+    assert all_equal(0.9, 1.1, 10) == all_equal(None, 1.0, 10) == all_equal(math.nan, 1.0) == ""
+    assert interval_words(1.0, 1.0, 1, 10) == "all 10 equal"
+    assert percent_interval(1.0, 1.0) == "–" and percent_interval(0.7, 1.0, 0) == "70% to 100%"
+
+
+def test_the_ends_of_an_interval_do_not_look_alike():
+    assert interval_words(283.2, 286.1, 0) == "283 to 286"
+    assert interval_words(285.001, 285.004, 0) == "285.001 to 285.004"
+    assert interval_words(None, 1.0, 0) == interval_words(math.nan, 1.0, 0) == "–"
+
+
+def test_a_shield_is_called_as_it_is_typed():
+    assert [shield_label(name) for name in ("none", "flow_matching")] == [
+        "no shield",
+        "flow_matching",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("n", "said"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), ("–", "– steps"), (1.5, "1.5 s")]
+)
+def test_one_is_not_many(n, said):
+    assert counted(n, "step", "s" if n == 1.5 else None) == said
+
+
+def test_a_missing_mean_is_a_dash():
     assert plus_minus(None, 1.0, 2.0) == "–"
 
 

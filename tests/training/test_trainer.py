@@ -1,5 +1,6 @@
 """The trainer on a small dataset whose states say which episode they come from."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -250,8 +251,12 @@ def test_too_few_calibration_episodes_are_refused_before_any_training(tmp_path, 
     trainer = Trainer(make_config(tmp_path))
     few = make_dataset(40)
     for train in (trainer.train, trainer.train_shield):
-        with pytest.raises(DataError, match="needs at least 19 calibration episodes, got 6"):
+        with pytest.raises(DataError, match="needs at least 19 calibration episodes, got 6") as no:
             train(few)
+    total = int(re.search(r"collect at least (\d+) in all", str(no.value))[1])
+    trainer.check_episodes(total)
+    with pytest.raises(DataError, match="19 calibration episodes, got 18"):
+        trainer.check_episodes(total - 1)
     assert not fits
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Tensor
 
+from flowshield.counted import counted
 from flowshield.errors import ConfigError, DataError
 from flowshield.models.shields.groups import StateGroups
 
@@ -159,7 +160,7 @@ class Calibration:
             "step": "one random step of a new episode is flagged",
             "episode": "a new episode is flagged at all, on any command that it fulfilled,",
         }[self.unit]
-        where, n = "", f"{self.n[0]} calibration episodes"
+        where, n = "", counted(self.n[0], "calibration episode")
         if len(self.groups) > 1:
             where = f" in each of {len(self.groups)} groups of states that it visits"
             n = f"{min(self.n)} to {max(self.n)} calibration episodes a group"
@@ -232,8 +233,9 @@ def conformal_threshold(scores: Tensor, alpha: float) -> float:
     k = _rank(len(scores), alpha)
     if k < 1:
         raise DataError(
-            f"a false-alarm rate of {alpha:g} needs at least {episodes_needed(alpha)} calibration "
-            f"episodes, got {len(scores)}: collect more episodes or raise alpha"
+            f"a false-alarm rate of {alpha:g} needs at least "
+            f"{counted(episodes_needed(alpha), 'calibration episode')}, got {len(scores)}: collect "
+            "more episodes or raise alpha"
         )
     threshold = float(scores.double().sort().values[k - 1])
     if threshold == -math.inf:
