@@ -129,7 +129,7 @@ def test_it_is_said_before_training(tmp_path, capsys, ends):
     assert main(["train", *TRAIN, f"data.path={path}", f"run_dir={tmp_path / 'run'}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (place,) = [i for i, line in enumerate(lines) if said in line]
-    assert place < next(i for i, line in enumerate(lines) if "up to 1 epochs" in line)
+    assert place < next(i for i, line in enumerate(lines) if "up to 1 epoch, " in line)
     assert lines[place].startswith("train  note: " if ends == (-1, 1) else "train  for later: ")
     if ends == (-3, 3):
         assert main(["run", *TRAIN, f"data.path={path}", f"run_dir={tmp_path / 'other'}"]) == 1

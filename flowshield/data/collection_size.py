@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from flowshield.counted import counted
 from flowshield.data.episode import Episode
 from flowshield.data.rollout import step_limit
 from flowshield.envs import EnvWrapper
@@ -49,7 +50,7 @@ def check_room_for(
     fitting = room // (n_episodes * step)  # steps an episode
     steps, evidence = _expected_steps(env, min(fitting + 1, limit, _FIRST_STEPS), n_episodes, play)
     size = n_episodes * steps * step
-    bound = f"{n_episodes} episodes of environment {env.name!r}"
+    bound = f"{counted(n_episodes, 'episode')} of environment {env.name!r}"
     if size <= room:
         return (
             f"{bound} could take {in_words(most)} by the step limit of {limit}; {evidence}: about "
@@ -60,9 +61,10 @@ def check_room_for(
     ways += [f"max_episode_steps={fitting}"] if fitting else []
     keys = "; on the command line data.n_episodes, +env.kwargs.max_episode_steps" if ways else ""
     raise ConfigError(
-        f"{bound} need about {in_words(size)}: {step:,} bytes a step, up to {limit} steps an "
-        f"episode ({evidence}). Memory has to hold {MEMORY_COPIES} times that while they are "
-        f"collected and trained on, with Ray's object store. This machine has {left} left: choose "
+        f"{bound} {'needs' if n_episodes == 1 else 'need'} about {in_words(size)}: {step:,} bytes "
+        f"a step, up to {counted(limit, 'step')} an episode ({evidence}). Memory has to hold "
+        f"{MEMORY_COPIES} times that while data are collected and trained on, with Ray's object "
+        f"store. This machine has {left} left: choose "
         f"{', or '.join([*ways, 'smaller observations'])}{keys}"
     )
 
@@ -90,7 +92,8 @@ def _expected_steps(env: EnvWrapper, most: int, n_episodes: int, play: Play) -> 
         return limit, f"none of the first {len(episodes)} ends within {most}"
     # what an exponential law makes likeliest where some are cut off
     steps = math.ceil(sum(episode.length for episode in episodes) / ended)
-    return min(steps, limit), f"the first {len(episodes)} last about {min(steps, limit)} steps"
+    first = f"the first {len(episodes)} last" if len(episodes) > 1 else "the first one lasts"
+    return min(steps, limit), f"{first} about {counted(min(steps, limit), 'step')}"
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flowshield.atomic import atomic_write
+from flowshield.counted import counted
 from flowshield.data import TrajectoryDataset
 from flowshield.errors import ConfigError, DataError
 from flowshield.evaluation import (
@@ -110,7 +111,8 @@ def _announce(
     by = f"{settings.search}, " + (
         "no early stopping" if settings.scheduler == "none" else settings.scheduler
     )
-    reporter.stage("tune", f"{total} trials of up to {most_epochs(config, space)} epochs ({by})")
+    epochs = counted(most_epochs(config, space), "epoch")
+    reporter.stage("tune", f"{counted(total, 'trial')} of up to {epochs} ({by})")
     for domain in space:
         reporter.stage("tune", f"searches {domain}")
     reporter.stage("tune", margin_text(yardstick.record()))
