@@ -76,7 +76,7 @@ def test_the_validity_above_is_not_bought_by_never_rejecting():
 
 
 def test_the_capital_follows_the_definition():
-    losses = np.random.default_rng(1).uniform(-0.3, 0.3, 60)
+    losses = np.random.default_rng(1).uniform(-0.5, 0.4, 500)
     capital = [1.0]
     for t, x in enumerate(losses):
         seen = np.concatenate([[0.0], losses[:t]])  # the loss that was assumed before any
