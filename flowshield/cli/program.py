@@ -5,11 +5,9 @@ __all__ = ["main", "make_parser"]
 import argparse
 import os
 import sys
-import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TextIO
 
 from flowshield import __version__
@@ -79,9 +77,8 @@ def _script(arguments: Sequence[str] | None) -> str | None:
     path = getattr(main, "__file__", None)
     if arguments is None or path is None or getattr(main, "__spec__", None) is not None:
         return None
-    if Path(path).resolve().is_relative_to(Path(sysconfig.get_path("scripts")).resolve()):
-        return None  # a program that calls Python code, such as pytest
-    return command_line("python", *sys.argv)
+    # a program that calls Python code, such as pytest, has no suffix
+    return command_line("python", *sys.argv) if path.endswith(".py") else None
 
 
 def _run(typed: Sequence[str], script: str | None) -> int:

@@ -132,7 +132,9 @@ def all_equal(low: float | None, high: float | None, n: int | None = None) -> st
         high: Its upper end.
         n: How many values there were, if that is known.
     """
-    if not (is_known(low) and is_known(high)) or high - low > _EQUAL * max(abs(low), abs(high)):
+    if low is None or high is None or not math.isfinite(width := high - low):
+        return ""
+    if width > _EQUAL * max(abs(low), abs(high)):
         return ""
     return f"all {n} equal" if n else "all equal"
 
@@ -152,7 +154,7 @@ def interval_words(
         return MISSING
     if equal := all_equal(low, high, n):
         return equal
-    if number(low, decimals) == number(high, decimals):
+    if number(low, decimals) == number(high, decimals) and math.isfinite(high - low):
         decimals = max(decimals, resolution_decimals(high - low))
     return f"{number(low, decimals)} to {number(high, decimals)}"
 

@@ -109,6 +109,7 @@ def test_equal_values_have_no_plus_minus():
     tenth = sum([0.1] * 10) / 10  # as the mean of equal numbers may be rounded
     assert tenth != 0.1 and all_equal(tenth, 0.1) and plus_minus(0.1, tenth, 0.1, 1) == "0.1"
     assert all_equal(0.9, 1.1, 10) == all_equal(None, 1.0, 10) == all_equal(math.nan, 1.0) == ""
+    assert all_equal(-math.inf, math.inf) == all_equal(math.inf, math.inf) == ""
     assert interval_words(1.0, 1.0, 1, 10) == "all 10 equal"
     assert percent_interval(1.0, 1.0) == "–" and percent_interval(0.7, 1.0, 0) == "70% to 100%"
 
@@ -116,6 +117,8 @@ def test_equal_values_have_no_plus_minus():
 def test_the_ends_of_an_interval_do_not_look_alike():
     assert interval_words(283.2, 286.1, 0) == "283 to 286"
     assert interval_words(285.001, 285.004, 0) == "285.001 to 285.004"
+    assert interval_words(-math.inf, math.inf, 0) == "−inf to inf"
+    assert interval_words(math.inf, math.inf, 0) == "inf to inf"
     assert interval_words(None, 1.0, 0) == interval_words(math.nan, 1.0, 0) == "–"
 
 
