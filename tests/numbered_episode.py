@@ -5,7 +5,9 @@ import numpy as np
 from flowshield.data import Episode
 
 
-def numbered_episode(length, index=0, *, truncated=False, behaviour="random", level=np.nan):
+def numbered_episode(
+    length, index=0, *, truncated=False, behaviour="random", level=np.nan, request=None
+):
     """Every number of the episode tells where it belongs: 100 * index + step."""
     steps = 100.0 * index + np.arange(length)
     return Episode(
@@ -18,4 +20,5 @@ def numbered_episode(length, index=0, *, truncated=False, behaviour="random", le
         behaviour=behaviour,
         level=level,
         index=index,
+        request=request,
     )

@@ -24,7 +24,7 @@ from flowshield.plain_pickle import read_plain_pickle
 
 ARRAYS = (
     "states", "actions", "rewards", "terminated", "truncated", "final_states", "behaviours",
-    "levels", "episode_indices", "episode_starts",
+    "levels", "episode_indices", "episode_starts", "requests",
 )  # fmt: skip
 FORMATS = ("npz", "pkl", "parquet")
 
@@ -58,6 +58,10 @@ def numbers(*shape, dtype=np.float32, largest=None):
 letters = st.characters(codec="utf-8", exclude_characters="\0")
 
 
+finite = st.floats(allow_nan=False, allow_infinity=False)
+requests = st.tuples(st.floats(min_value=1, allow_infinity=False), finite)
+
+
 @st.composite
 def episodes(draw):
     """One to four, of one size; sums of their rewards fit into float32, as those of data must."""
@@ -82,6 +86,7 @@ def episodes(draw):
                 behaviour=draw(st.text(letters, max_size=8)),
                 level=draw(st.floats()),
                 index=draw(st.integers(-(2**63), 2**63 - 1)),
+                request=draw(st.none() | requests),
             )
         )
     metadata = {"note": draw(st.text(max_size=8)), "seed": draw(st.integers())}
@@ -91,8 +96,8 @@ def episodes(draw):
 def assert_same(one, other):
     for name in ARRAYS:
         a, b = getattr(one, name), getattr(other, name)
-        if name == "final_states" and a is None:  # a file of an older FlowShield
-            assert b is None
+        if a is None:  # final states in a file of an older FlowShield, requests in most
+            assert b is None, name
             continue
         assert a.dtype.kind == b.dtype.kind and a.shape == b.shape, name
         if name == "behaviours":  # as wide as the longest name, or wider
@@ -129,7 +134,7 @@ def test_a_dataset_comes_back_bit_by_bit_also_by_way_of_another_format(
 def valid_episodes():
     return [
         numbered_episode(2, 2, behaviour="controller", level=1.0),
-        numbered_episode(3, 3, behaviour="näher", level=1.5, truncated=True),
+        numbered_episode(3, 3, behaviour="näher", level=1.5, truncated=True, request=(3, 9)),
     ]
 
 

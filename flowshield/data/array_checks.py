@@ -8,6 +8,7 @@ __all__ = [
     "checked_levels",
     "checked_names",
     "checked_numbers",
+    "checked_requests",
     "checked_shape",
     "checked_whole",
     "holds_text",
@@ -161,6 +162,30 @@ def checked_levels(values: ArrayLike | None, n_episodes: int, source: str) -> ND
     if array.dtype.kind not in "fiu":
         raise DataError(f"{source}: expected numbers as levels, got {array.dtype}")
     return array.astype(np.float64)
+
+
+def checked_requests(
+    values: ArrayLike | None, n_episodes: int, source: str
+) -> NDArray[np.float64] | None:
+    """Requests of each episode, NaN where it has none; None where nobody recorded any."""
+    if values is None:
+        return None
+    array = checked_shape(values, "requests", source, (n_episodes, 2))
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"{source}: expected numbers as requests, got {array.dtype}")
+    with np.errstate(over="ignore"):  # what does not fit is infinite, and named below
+        requests = array.astype(np.float64)
+    none = np.isnan(requests[:, 0]) & np.isnan(requests[:, 1])
+    valid = none | (np.isfinite(requests).all(axis=1) & (requests[:, 0] >= 1))
+    if not valid.all():
+        place = int(np.argmin(valid))
+        raise DataError(
+            f"{source}: requests[{place}] is {array[place].tolist()} (episode {place}); expected a "
+            "horizon of at least 1 step and a finite return, or NaN twice where the policy was "
+            f"given no command: correct it ({int((~valid).sum())} such entries in all)"
+        )
+    # one NaN of the many that there are, so that equal datasets have equal bytes
+    return np.where(none[:, None], np.nan, requests)
 
 
 def checked_whole(values: ArrayLike, n_episodes: int, source: str) -> NDArray[np.intp]:

@@ -1,6 +1,6 @@
 """Trajectories as flat arrays, checked once where they enter."""
 
-__all__ = ["TrajectoryArrays", "arrays_from_episodes", "checked_arrays"]
+__all__ = ["FORMAT_VERSIONS", "TrajectoryArrays", "arrays_from_episodes", "checked_arrays"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +15,18 @@ from flowshield.data.array_checks import (
     checked_levels,
     checked_names,
     checked_numbers,
+    checked_requests,
     checked_shape,
     checked_whole,
 )
 from flowshield.data.episode import Episode
 from flowshield.data.hindsight import compute_hindsight_commands, episode_ends
 from flowshield.errors import DataError, ShapeError
+
+FORMAT_VERSIONS = (1, 2)
+"""Versions of the files that this release reads: 1 without requests, 2 with them."""
+
+_NO_REQUEST = (np.nan, np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +46,9 @@ class TrajectoryArrays:
         final_states: State after each episode's last action [E, state_dim], float32, or None.
         metadata: What is known about the whole, fit for JSON; "n_actions" where actions are
             discrete, and nowhere else.
+        requests: Command (horizon in steps, return in raw reward) that the policy was given at each
+            episode's start [E, 2], float64, NaN where it was given none; None where no episode has
+            one.
     """
 
     states: NDArray[np.float32]
@@ -53,6 +62,7 @@ class TrajectoryArrays:
     indices: NDArray[np.intp]
     final_states: NDArray[np.float32] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    requests: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Number of steps N."""
@@ -67,6 +77,11 @@ class TrajectoryArrays:
     def starts(self) -> NDArray[np.intp]:
         """Index of each episode's first step [E]."""
         return np.append(0, self.ends[:-1] + 1)
+
+    @property
+    def format_version(self) -> int:
+        """Version of a file that holds them: the lowest, which older releases read, too."""
+        return 1 if self.requests is None else 2
 
     def take(self, episodes: NDArray[np.intp]) -> "TrajectoryArrays":
         """Gives the episodes with these positions [K], in this order."""
@@ -86,6 +101,7 @@ class TrajectoryArrays:
             levels=self.levels[episodes],
             indices=self.indices[episodes],
             final_states=None if self.final_states is None else self.final_states[episodes],
+            requests=_some(None if self.requests is None else self.requests[episodes]),
         )
         return _counted(taken)
 
@@ -121,6 +137,7 @@ def arrays_from_episodes(episodes: Sequence[Episode], metadata: dict[str, Any]) 
         indices=np.array([episode.index for episode in episodes]),
         final_states=np.stack([episode.final_state for episode in episodes]),
         metadata=metadata,
+        requests=[_NO_REQUEST if e.request is None else e.request for e in episodes],
     )
 
 
@@ -137,6 +154,7 @@ def checked_arrays(
     indices: ArrayLike | None = None,
     final_states: ArrayLike | None = None,
     metadata: dict[str, Any] | None = None,
+    requests: ArrayLike | None = None,
 ) -> TrajectoryArrays:
     """Checks arrays and brings them to the types of `TrajectoryArrays`.
 
@@ -157,11 +175,12 @@ def checked_arrays(
         indices: Indices [E]; 0..E-1 if None.
         final_states: States after the last actions [E, state_dim].
         metadata: What is known about the whole.
+        requests: Commands [E, 2] that the policy was given, (NaN, NaN) where it was given none.
 
     Raises:
         DataError: The data are empty, hold NaN or infinite numbers or returns, no numbers at all,
-            flags that are neither 0 nor 1, discrete actions that there are not, or no finished
-            episode.
+            flags that are neither 0 nor 1, discrete actions that there are not, requests that are
+            no commands, or no finished episode.
         ShapeError: An array has another shape than said above.
     """
     n_steps, state_dim = checked_shape(states, "states", source, (None, None)).shape
@@ -191,8 +210,14 @@ def checked_arrays(
             if final_states is None
             else checked_numbers(final_states, "final_states", source, (n, state_dim), np.float32),
             metadata=metadata or {},
+            requests=_some(checked_requests(requests, n, source)),
         )
     )
+
+
+def _some(requests: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """The requests, or None where no episode has one."""
+    return None if requests is None or np.isnan(requests).all() else requests
 
 
 def _check_returns(rewards: NDArray[np.float64], dones: NDArray[np.bool_], source: str) -> None:

@@ -1,6 +1,6 @@
 """Trajectories as Arrow tables: what lies in the object store and in Parquet files."""
 
-__all__ = ["arrays_of", "table_of"]
+__all__ = ["REQUEST_COLUMNS", "arrays_of", "has_requests", "table_of"]
 
 import json
 from collections.abc import Sequence
@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 from flowshield.data.arrays import TrajectoryArrays, checked_arrays
 from flowshield.errors import DataError, FileFormatError
 
+REQUEST_COLUMNS = ("request_horizon", "request_return")
+"""Columns that are there only where episodes have requests.
+
+Two of numbers, not one of tensors: where other blocks lack them, Ray and pandas fill in NaN.
+"""
+
 _METADATA = b"flowshield"
 _VECTORS = ("states", "actions", "next_states")
 _SCALARS = {"rewards": np.float64, "terminated": np.bool_, "truncated": np.bool_}
@@ -24,7 +30,8 @@ def table_of(arrays: TrajectoryArrays) -> pa.Table:
 
     Columns: states, actions and, where the final states are known, next_states as tensors of fixed
     shape; rewards, terminated, truncated; and of each step's episode its behaviours (its name),
-    levels and indices (its position in the collection). The schema carries the metadata as JSON.
+    levels and indices (its position in the collection); where episodes have requests, also its
+    request_horizon and request_return. The schema carries the metadata as JSON.
 
     Args:
         arrays: Whole episodes.
@@ -44,6 +51,9 @@ def table_of(arrays: TrajectoryArrays) -> pa.Table:
         following[:-1] = arrays.states[1:]
         following[arrays.ends] = arrays.final_states
         columns["next_states"] = _tensors(following)
+    if arrays.requests is not None:
+        rows = np.repeat(arrays.requests, lengths, axis=0)
+        columns |= {name: pa.array(rows[:, i]) for i, name in enumerate(REQUEST_COLUMNS)}
     try:
         metadata = json.dumps(arrays.metadata, sort_keys=True)
     except (TypeError, ValueError) as error:
@@ -84,7 +94,30 @@ def arrays_of(
         indices=columns["indices"][last],
         final_states=None if following is None else following[last],
         metadata=_metadata_of(tables[0]) if metadata is None else metadata,
+        requests=_requests(tables, last, source),
     )
+
+
+def has_requests(table: pa.Table) -> bool:
+    """Whether the table has a column for requests."""
+    return not set(REQUEST_COLUMNS).isdisjoint(table.column_names)
+
+
+def _requests(
+    tables: Sequence[pa.Table], last: NDArray[np.intp], source: str
+) -> NDArray[Any] | None:
+    """The requests of the steps `last`; NaN in a table without them, whose episodes have none."""
+    requested = [table for table in tables if has_requests(table)]
+    if not requested:
+        return None
+    _demand(requested, REQUEST_COLUMNS, source)
+    columns = [
+        _joined(
+            [t[name].to_numpy() if has_requests(t) else np.full(len(t), np.nan) for t in tables]
+        )
+        for name in REQUEST_COLUMNS
+    ]
+    return np.stack([column[last] for column in columns], axis=1)
 
 
 def _tensors(rows: NDArray[Any]) -> pa.Array:

@@ -31,11 +31,14 @@ class EpisodePolicy(NamedTuple):
         behaviour: Name of what was drawn.
         level: Its level; NaN where it has none.
         act: The policy, state [state_dim] -> action [action_dim].
+        request: Command (horizon in steps, return in raw reward) that the policy was given; None
+            where it was given none.
     """
 
     behaviour: str
     level: float
     act: StatePolicy
+    request: tuple[float, float] | None = None
 
 
 class GroupPolicy(NamedTuple):
@@ -45,11 +48,14 @@ class GroupPolicy(NamedTuple):
         policy: Acts in all of them, one row an episode.
         behaviours: Name of what was drawn for each [n].
         levels: Level of each [n]; NaN where it has none.
+        requests: Command (horizon in steps, return in raw reward) that the policy was given in each
+            [n], None where it was given none; None where it was given none in any.
     """
 
     policy: BatchPolicy
     behaviours: Sequence[str]
     levels: Sequence[float]
+    requests: Sequence[tuple[float, float] | None] | None = None
 
 
 @runtime_checkable

@@ -268,7 +268,9 @@ def _collect_group(
     env_seeds = [draw_env_seed(rng) for rng in generators]
     drawn = draw_group(behaviour, envs, generators, indices)
     played = rollout(envs, drawn.policy, env_seeds, indices=indices, render=render)
+    requests = [None] * len(indices) if drawn.requests is None else drawn.requests
+    labels = zip(drawn.behaviours, drawn.levels, requests, strict=True)
     return [
-        dataclasses.replace(episode, behaviour=name, level=level)
-        for episode, name, level in zip(played, drawn.behaviours, drawn.levels, strict=True)
+        dataclasses.replace(episode, behaviour=name, level=level, request=request)
+        for episode, (name, level, request) in zip(played, labels, strict=True)
     ]

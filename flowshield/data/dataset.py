@@ -45,6 +45,9 @@ class TrajectoryDataset:
         behaviours: Name of the behaviour of each episode [E], "" where unknown.
         levels: Level of that behaviour [E], NaN where it has none.
         episode_indices: Index of each episode in its collection [E].
+        requests: Command (horizon in steps, return in raw reward) that the policy was given at each
+            episode's start [E, 2], float64, NaN where it was given none; None where no episode has
+            one.
         metadata: Environment, seed, behaviour and counts, as far as they are known; "n_actions"
             where actions are discrete.
 
@@ -154,6 +157,7 @@ class TrajectoryDataset:
         self.behaviours = arrays.behaviours
         self.levels = arrays.levels
         self.episode_indices = arrays.indices
+        self.requests = arrays.requests
         self.metadata = arrays.metadata
         self.commands_mode: CommandsMode = commands_mode
         self._seed = check_seed(seed)

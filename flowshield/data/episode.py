@@ -24,6 +24,8 @@ class Episode:
             where nobody named it.
         level: Its noise level, probability or number of steps; NaN where it has none.
         index: Position of the episode in its collection, from which its randomness follows.
+        request: Command (horizon in steps, return in raw reward) that the policy was given at the
+            start; None where it was given none.
     """
 
     states: NDArray[np.float32]
@@ -35,6 +37,7 @@ class Episode:
     behaviour: str = ""
     level: float = float("nan")
     index: int = 0
+    request: tuple[float, float] | None = None
 
     @property
     def length(self) -> int:

@@ -38,6 +38,7 @@ def draw_group(
         _OnePolicyPerRow(drawn, envs[0]),
         [choice.behaviour for choice in drawn],
         [choice.level for choice in drawn],
+        [choice.request for choice in drawn],
     )
 
 

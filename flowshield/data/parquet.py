@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,14 +24,13 @@ from pyarrow import fs
 
 import flowshield
 from flowshield.data.array_checks import LONGEST_NAME
-from flowshield.data.arrays import TrajectoryArrays
-from flowshield.data.arrow import arrays_of
+from flowshield.data.arrays import FORMAT_VERSIONS, TrajectoryArrays
+from flowshield.data.arrow import REQUEST_COLUMNS, arrays_of, has_requests
 from flowshield.errors import ConfigError, FileFormatError, FlowshieldError
 from flowshield.filesystem import open_place
 from flowshield.limits import check_unfolded
 
 SUFFIX = ".parquet"
-FORMAT_VERSION = 1
 _MANIFEST = "flowshield.json"
 _BEGUN = "flowshield.begun"  # there until the manifest is
 _PROOFS = {_MANIFEST, _BEGUN}
@@ -82,20 +82,33 @@ def part_path(index: int) -> str:
     return f"part-{index:05d}{SUFFIX}"
 
 
-def write_part(path: str | os.PathLike[str], index: int, table: pa.Table) -> None:
-    """Writes one part, as `flowshield.data.arrow.table_of` made it."""
+def write_part(path: str | os.PathLike[str], index: int, table: pa.Table) -> int:
+    """Writes one part, as `flowshield.data.arrow.table_of` made it.
+
+    Returns:
+        The format version that a folder with this part has at least.
+    """
     system, folder = open_place(path)
     pq.write_table(table, f"{folder}/{part_path(index)}", filesystem=system)
+    return 2 if has_requests(table) else 1
 
 
-def finish_folder(path: str | os.PathLike[str], n_parts: int, metadata: dict[str, Any]) -> None:
-    """Writes the manifest, without which the folder is not a dataset: half of one is none."""
+def finish_folder(
+    path: str | os.PathLike[str], parts: Sequence[int], metadata: dict[str, Any]
+) -> None:
+    """Writes the manifest, without which the folder is not a dataset: half of one is none.
+
+    Args:
+        path: The folder.
+        parts: What `write_part` returned for each part.
+        metadata: What is known about the whole, fit for JSON.
+    """
     system, folder = open_place(path)
     manifest = {
         **metadata,
-        "format_version": FORMAT_VERSION,
+        "format_version": max(parts),
         "flowshield_version": flowshield.__version__,
-        "n_parts": n_parts,
+        "n_parts": len(parts),
     }
     with system.open_output_stream(f"{folder}/{_MANIFEST}") as file:
         file.write(json.dumps(manifest, sort_keys=True).encode())
@@ -125,6 +138,7 @@ def load_folder(path: str | os.PathLike[str]) -> TrajectoryArrays:
             ) from error
     if not tables:
         raise FileFormatError(f"{path}: the dataset has no parts")
+    tables = _of_version(manifest["format_version"], tables, path)
     try:
         arrays = arrays_of(tables, str(path), manifest)
     except FlowshieldError:
@@ -138,6 +152,23 @@ def load_folder(path: str | os.PathLike[str]) -> TrajectoryArrays:
                 f"{arrays.metadata[name]}: a part was changed after it was written"
             )
     return arrays
+
+
+def _of_version(
+    version: int, tables: list[pa.Table], path: str | os.PathLike[str]
+) -> list[pa.Table]:
+    """The parts with the columns of this version."""
+    if version == 1:  # columns of these names are somebody else's
+        return [
+            table.select([name for name in table.column_names if name not in REQUEST_COLUMNS])
+            for table in tables
+        ]
+    if not any(map(has_requests, tables)):
+        raise FileFormatError(
+            f"{path}: expected the columns {', '.join(REQUEST_COLUMNS)}, which a dataset of format "
+            f"version {version} has; its parts lack them: a part was changed after it was written"
+        )
+    return tables
 
 
 def _read_part(system: fs.FileSystem, name: str) -> pa.Table:
@@ -194,9 +225,9 @@ def _manifest(system: fs.FileSystem, folder: str, path: str | os.PathLike[str]) 
         ) from error
     except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         raise FileFormatError(f"{path}: {_MANIFEST} cannot be read ({error!r})") from error
-    if version != FORMAT_VERSION or not isinstance(n_parts, int):
+    if version not in FORMAT_VERSIONS or not isinstance(n_parts, int):
         raise FileFormatError(
             f"{path}: format version {version!r} is unknown to this release "
-            f"({flowshield.__version__}), which reads version {FORMAT_VERSION}"
+            f"({flowshield.__version__}), which reads {' and '.join(map(str, FORMAT_VERSIONS))}"
         )
     return dict(manifest)

@@ -1,6 +1,6 @@
 """Datasets on disk: `.npz` for everyone, `.parquet` folders for many, `.pkl` on request, Minari."""
 
-__all__ = ["FORMAT_VERSION", "dataset_exists", "load_arrays", "save_arrays"]
+__all__ = ["dataset_exists", "load_arrays", "save_arrays"]
 
 import io
 import json
@@ -18,7 +18,7 @@ from pyarrow import fs
 import flowshield
 from flowshield.atomic import atomic_folder, atomic_write
 from flowshield.data.array_checks import holds_text
-from flowshield.data.arrays import TrajectoryArrays, checked_arrays
+from flowshield.data.arrays import FORMAT_VERSIONS, TrajectoryArrays, checked_arrays
 from flowshield.data.arrow import table_of
 from flowshield.data.foreign_tables import arrays_of_table, joined_trajectories
 from flowshield.data.minari import is_minari, load_minari, minari_exists, save_minari
@@ -35,9 +35,6 @@ from flowshield.errors import DataError, FileFormatError
 from flowshield.filesystem import is_uri, open_place
 from flowshield.paths import expanded
 
-FORMAT_VERSION = 1
-"""Version of the layout that this release writes; it reads this one and files without a version."""
-
 _SUFFIXES = (".npz", ".pkl", ".parquet")
 _PER_STEP = ("states", "actions", "rewards", "terminated", "truncated")
 _PER_EPISODE = ("behaviours", "levels", "indices")
@@ -47,7 +44,8 @@ def save_arrays(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
     """Writes trajectories to a file whose bytes depend on nothing but them.
 
     The file holds the arrays of `TrajectoryArrays` by their names, `dones` for readers that know no
-    other flags, and `metadata`, a JSON object with `format_version` and `flowshield_version`.
+    other flags, and `metadata`, a JSON object with `format_version` and `flowshield_version`. Where
+    episodes have requests it is of version 2, which older releases refuse by name; else of 1.
 
     Args:
         path: Where to; the suffix says which format: `.npz`, `.pkl`, or `.parquet`, a folder, which
@@ -106,10 +104,11 @@ def load_arrays(path: str | os.PathLike[str]) -> TrajectoryArrays:
     if "metadata" not in table:
         return arrays_of_table(table, path)
     metadata = _read_metadata(table["metadata"], path)
-    _demand(table, (*_PER_STEP, *_PER_EPISODE), path)
+    names = (*_PER_STEP, *_PER_EPISODE, *(["requests"] if metadata["format_version"] > 1 else []))
+    _demand(table, names, path)
     arrays = checked_arrays(
         str(path),
-        **{name: table[name] for name in (*_PER_STEP, *_PER_EPISODE)},
+        **{name: table[name] for name in names},
         final_states=table.get("final_states"),
         metadata=metadata,
     )
@@ -137,8 +136,7 @@ def _save_folder(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None
     # At an address nothing can be renamed: there the manifest, which comes last, must do.
     with nullcontext(path) if is_uri(path) else atomic_folder(path) as folder:
         start_folder(folder)
-        write_part(folder, 0, table)
-        finish_folder(folder, 1, arrays.metadata)
+        finish_folder(folder, [write_part(folder, 0, table)], arrays.metadata)
 
 
 def _reading(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -165,7 +163,12 @@ def _as_table(arrays: TrajectoryArrays) -> dict[str, NDArray[Any]]:
     table["dones"] = arrays.dones
     if arrays.final_states is not None:
         table["final_states"] = arrays.final_states
-    versions = {"format_version": FORMAT_VERSION, "flowshield_version": flowshield.__version__}
+    if arrays.requests is not None:
+        table["requests"] = arrays.requests
+    versions = {
+        "format_version": arrays.format_version,
+        "flowshield_version": flowshield.__version__,
+    }
     try:
         text = json.dumps({**arrays.metadata, **versions}, sort_keys=True)
     except (TypeError, ValueError) as error:
@@ -206,11 +209,12 @@ def _read_metadata(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileFormatError(
             f"{path}: its metadata are not those of a flowshield file ({error!r})"
         ) from error
-    if version != FORMAT_VERSION:
+    if version not in FORMAT_VERSIONS:
         raise FileFormatError(
             f"{path}: format version {version!r} is unknown to this release "
-            f"({flowshield.__version__}), which reads version {FORMAT_VERSION}: use the "
-            f"release that wrote the file ({metadata.get('flowshield_version', 'not named')})"
+            f"({flowshield.__version__}), which reads {' and '.join(map(str, FORMAT_VERSIONS))}: "
+            "use the release that wrote the file "
+            f"({metadata.get('flowshield_version', 'not named')})"
         )
     return dict(metadata)
 

@@ -84,8 +84,8 @@ class SharedDataset:
         target = absolute(path)
         start_folder(target)
         write = ray.remote(num_cpus=0.5)(write_part)
-        self._each(lambda index, block: write.remote(target, index, block))
-        finish_folder(target, len(self.blocks), self.metadata)
+        parts = self._each(lambda index, block: write.remote(target, index, block))
+        finish_folder(target, parts, self.metadata)
 
     def _each(self, use: Callable[[int, Any], "ray.ObjectRef[Any]"]) -> list[Any]:
         """What becomes of every block, in order; those that are lost are made again."""

@@ -23,7 +23,8 @@ class AgentBehaviour:
     """Lets an agent follow commands in the episodes of a `DataCollector`.
 
     Every episode draws one of the commands, evenly, from its own generator, and its action noise
-    after that. The agent acts in all episodes that run in lockstep by one call of its network.
+    after that; the dataset keeps the command as the episode's request. The agent acts in all
+    episodes that run in lockstep by one call of its network.
 
     The same seed gives the same bytes with any number of rollout actors, on processors of one kind
     and with one release of torch: `FixedBlocks` sees to it. Only with a shield whose solver is
@@ -77,7 +78,9 @@ class AgentBehaviour:
         blocks = FixedBlocks()
         commanded = self._commanded(self.commands[drawn], blocks)
         policy = _SeatedPolicy(commanded, blocks, np.array(indices), self.noise, generators)
-        return GroupPolicy(policy, ["agent"] * len(indices), [self.noise] * len(indices))
+        n = len(indices)
+        requests = [(horizon, target) for horizon, target in self.commands[drawn].tolist()]
+        return GroupPolicy(policy, ["agent"] * n, [self.noise] * n, requests)
 
     def describe(self) -> dict[str, Any]:
         """Gives the commands, the noise, and a digest each by which agent and shield are known."""

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from flowshield.data import DataCollector, TrajectoryDataset, as_behaviour, collect_episodes
+from flowshield.data import (
+    DataCollector,
+    EpisodePolicy,
+    TrajectoryDataset,
+    as_behaviour,
+    collect_episodes,
+)
+from flowshield.data.seeding import draw_env_seed, episode_generator
 from flowshield.envs import make_env
 from flowshield.errors import ConfigError, DataError, FileFormatError, ShapeError
 
@@ -91,6 +98,35 @@ def test_labels_and_metadata(ten):
     assert (metadata["seed"], metadata["n_episodes"]) == (5, 10)
     assert metadata["n_truncated"] == sum(episode.truncated for episode in ten) > 0
     assert metadata["behaviour"]["components"][3] == {"kind": "random", "weight": 1.0}
+
+
+class Asking:
+    """A behaviour that gives every other episode a command, drawn from its own generator."""
+
+    def draw(self, env, rng):
+        wish = float(rng.integers(1, 100))
+        request = (wish, -wish) if wish % 2 else None
+        return EpisodePolicy("asking", np.nan, lambda state: np.zeros(2, np.float32), request)
+
+    def describe(self):
+        return {"kind": "asking"}
+
+
+@pytest.mark.parametrize("n_envs", [1, 4])
+def test_requests_of_a_behaviour_of_ones_own_are_recorded(n_envs):
+    envs = [lander() for _ in range(n_envs)]
+    episodes = collect_episodes(envs, Asking(), range(8), 5)
+    drawn = []
+    for index in range(8):
+        rng = episode_generator(5, index)
+        draw_env_seed(rng)
+        drawn.append(Asking().draw(None, rng).request)
+    assert [episode.request for episode in episodes] == drawn
+    assert None in drawn and len(set(drawn)) > 3
+
+
+def test_nobody_was_asked_for_anything(ten):
+    assert {episode.request for episode in ten} == {None}
 
 
 def test_none_is_a_random_policy():

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numbered_episode import numbered_episode
 
 from flowshield.cli import main
 from flowshield.data import DataCollector, TrajectoryDataset
@@ -47,6 +48,18 @@ def test_there_and_back_everything_is_equal(dataset, way):
     if first == "npz":
         with open("a.npz", "rb") as a, open("c.npz", "rb") as c:
             assert a.read() == c.read()
+
+
+@pytest.mark.parametrize("target", ["b.parquet", "b.pkl", "b.npz"])
+def test_requests_go_along(target):
+    requests = ((5, -2.5), None)
+    TrajectoryDataset.from_episodes(
+        [numbered_episode(2 + i, i, request=request) for i, request in enumerate(requests)]
+    ).save("a.npz")
+    convert("a.npz", target)
+    convert(target, "c.npz")
+    np.testing.assert_array_equal(TrajectoryDataset(target).requests, [[5, -2.5], [np.nan, np.nan]])
+    assert Path("a.npz").read_bytes() == Path("c.npz").read_bytes()
 
 
 def test_an_older_file_converts(dataset):

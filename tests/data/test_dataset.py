@@ -99,6 +99,56 @@ def test_a_part_without_episodes(dataset):
         dataset.split({"train": 0.9, "test": 0.1}, seed=0)
 
 
+def asked(*requests):
+    return TrajectoryDataset.from_episodes(
+        [episode(2, i, request=request) for i, request in enumerate(requests)]
+    )
+
+
+def test_requests_are_kept_where_the_policy_was_given_a_command(dataset):
+    assert dataset.requests is None
+    some = asked((20, -3.5), None, (np.float32(7), 0))
+    assert some.requests.dtype == np.float64
+    np.testing.assert_array_equal(some.requests, [[20, -3.5], [np.nan, np.nan], [7, 0]])
+
+
+def test_a_subset_keeps_its_requests_and_none_where_it_has_none():
+    some = asked((20, -3.5), None, (7, 0), None)
+    np.testing.assert_array_equal(some.subset([3, 2]).requests, [[np.nan, np.nan], [7, 0]])
+    assert some.subset([3, 1]).requests is None
+
+
+def test_a_split_shares_out_the_requests_with_their_episodes():
+    whole = asked(*[(i + 1, 10 * i) for i in range(12)])
+    for part in whole.split({"a": 0.5, "b": 0.5}, seed=0).values():
+        np.testing.assert_array_equal(part.requests[:, 0], part.episode_indices + 1)
+        np.testing.assert_array_equal(part.requests[:, 1], part.episode_indices * 10)
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "message"),
+    [
+        ((0.5, 3), DataError, r"requests\[1\] is \[0.5, 3.0\] \(episode 1\); expected a horizon"),
+        ((5, np.inf), DataError, r"requests\[1\] is \[5.0, inf\]"),
+        ((np.inf, 5), DataError, r"requests\[1\] is \[inf, 5.0\]"),
+        ((np.nan, 5), DataError, "NaN twice where the policy was given no command"),
+        ((5, np.nan), DataError, r"\(1 such entries in all\)"),
+        ((5, "far"), DataError, "expected numbers as requests, got <U"),
+        ((5, None), DataError, "expected numbers as requests, got object"),
+        ((5, 3, 1), ShapeError, "requests is no rectangular array"),
+        (5, ShapeError, "requests is no rectangular array"),
+    ],
+)
+def test_what_is_no_request(request_, error, message):
+    with pytest.raises(error, match=message):
+        asked((4, 2), request_)
+
+
+def test_a_request_that_float64_does_not_hold():
+    with pytest.raises(DataError, match=r"requests\[0\]"):
+        asked((np.longdouble("1e4000"), np.longdouble(1)))
+
+
 def test_batches_are_rows_of_the_dataset():
     data = many()
     states, actions, commands = data.get_hindsight_batch(500)

@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from numbered_episode import numbered_episode
 
 from flowshield.cli import main
 from flowshield.data import DataCollector, TrajectoryDataset
@@ -106,6 +107,64 @@ def test_what_flowshield_writes_comes_back(lander):
     some = lander.subset([4, 1])
     some.save("minari:some-v0")
     assert_same(TrajectoryDataset("minari:some-v0"), some)
+
+
+def asked():
+    requests = ((5, -2.5), None, (3, 1e9))
+    return TrajectoryDataset.from_episodes(
+        [numbered_episode(2 + i, i, request=request) for i, request in enumerate(requests)]
+    )
+
+
+def test_requests_come_back(root):
+    asked().save("minari:asked-v0")
+    read = TrajectoryDataset("minari:asked-v0")
+    assert_same(read, asked())
+    np.testing.assert_array_equal(read.requests, asked().requests)
+    assert read.requests.dtype == np.float64
+    storage = minari.load_dataset("asked-v0").storage
+    assert storage.metadata["flowshield"]["format_version"] == 2
+    told = [facts["request"].tolist() for facts in storage.get_episode_metadata([0, 2])]
+    assert told == [[5, -2.5], [3, 1e9]]
+
+
+def test_without_requests_episodes_are_told_of_as_before(root):
+    for some in (asked().subset([1]), TrajectoryDataset.from_episodes([numbered_episode(3)])):
+        some.save("minari:unasked-v0")
+        storage = minari.load_dataset("unasked-v0").storage
+        assert storage.metadata["flowshield"]["format_version"] == 1
+        (told,) = storage.get_episode_metadata([0])
+        assert told.keys() == {"id", "total_steps", "behaviour", "level", "episode_index"}
+        assert TrajectoryDataset("minari:unasked-v0").requests is None
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (lambda facts: facts.pop("request"), ShapeError, "requests is no rectangular array"),
+        (lambda facts: facts.update(request=[1.0, 2.0, 3.0]), ShapeError, "no rectangular array"),
+        (lambda facts: facts.update(request=[0.0, 1.0]), DataError, r"requests\[0\] is \[0.0, 1.0"),
+        (lambda facts: facts.update(request=["a", "b"]), DataError, "numbers as requests"),
+        (lambda facts: facts.update(level=[1.0, 2.0]), ShapeError, "levels is no rectangular"),
+        (lambda facts: facts.update(episode_index=[1, 2]), ShapeError, "indices is no rectang"),
+    ],
+)
+def test_what_an_episode_is_told_to_be_and_is_not(root, change, error, said):
+    asked().save("minari:asked-v0")
+    hdf5_changed(root / "asked-v0" / "data", lambda group: change(group.attrs))
+    with pytest.raises(error, match=f"minari:asked-v0.*{said}"):
+        TrajectoryDataset("minari:asked-v0")
+
+
+def test_requests_of_somebody_else_are_not_read_as_ours(root):
+    """What Minari kept of an episode is written back; with requests of ours, ours are."""
+    folder = write([an_episode()], box(3), box(2))
+    hdf5_changed(folder, lambda group: group.attrs.update(request="hello"))
+    read = TrajectoryDataset("minari:other-v0")
+    read.save("minari:again-v0")
+    assert TrajectoryDataset("minari:again-v0").requests is None
+    (told,) = minari.load_dataset("again-v0").storage.get_episode_metadata([0])
+    assert told["request"] == "hello"
 
 
 def test_minari_reads_what_flowshield_writes(lander):

@@ -1,6 +1,7 @@
 """Files: round trips, older layouts, and every way in which a file can be wrong."""
 
 import errno
+import io
 import json
 import os
 import pickle
@@ -21,7 +22,7 @@ ARRAYS = (
 SUFFIXES = pytest.mark.parametrize("suffix", ["npz", "pkl"])
 
 
-def make_dataset(seed=0):
+def make_dataset(seed=0, requests=(None, None, None)):
     rng = np.random.default_rng(seed)
     episodes = [
         Episode(
@@ -34,8 +35,9 @@ def make_dataset(seed=0):
             behaviour=["controller", "epsilon_random"][length % 2],
             level=0.1 * length if length % 2 else np.nan,
             index=length,
+            request=request,
         )
-        for length in (2, 4, 5)
+        for length, request in zip((2, 4, 5), requests, strict=True)
     ]
     return TrajectoryDataset.from_episodes(episodes, {"seed": seed, "env": "lunarlander"})
 
@@ -60,6 +62,59 @@ def test_everything_comes_back(tmp_path, suffix):
         np.testing.assert_array_equal(one, other, err_msg=name)
     versions = {"format_version": 1, "flowshield_version": __version__}
     assert read.metadata == {**dataset.metadata, **versions}
+
+
+REQUESTS = ((30, -12.5), None, (1e6, 0))
+
+
+@pytest.mark.parametrize("suffix", ["npz", "pkl", "parquet"])
+def test_requests_come_back_in_a_file_of_version_2(tmp_path, suffix):
+    dataset = make_dataset(requests=REQUESTS)
+    path = tmp_path / f"data.{suffix}"
+    dataset.save(path)
+    read = TrajectoryDataset(path)
+    np.testing.assert_array_equal(read.requests, [[30, -12.5], [np.nan, np.nan], [1e6, 0]])
+    assert read.requests.dtype == np.float64
+    np.testing.assert_array_equal(read.states, dataset.states)
+    assert read.metadata["format_version"] == 2
+    read.subset([1]).save(path)  # of which none has a request
+    without = TrajectoryDataset(path)
+    assert without.requests is None and without.metadata["format_version"] == 1
+
+
+def bytes_of_version_1(dataset, suffix):
+    """A file as the first release wrote it, put together here."""
+    names = ("states", "actions", "rewards", "terminated", "truncated", "behaviours", "levels")
+    versions = {"format_version": 1, "flowshield_version": __version__}
+    table = {
+        **{name: getattr(dataset, name) for name in names},
+        "indices": dataset.episode_indices,
+        "dones": dataset.dones,
+        "final_states": dataset.final_states,
+        "metadata": np.array(json.dumps({**dataset.metadata, **versions}, sort_keys=True)),
+    }
+    if suffix == "pkl":
+        return pickle.dumps(table, protocol=4)
+    file = io.BytesIO()
+    np.savez(file, **table)
+    return file.getvalue()
+
+
+@SUFFIXES
+def test_without_requests_a_file_is_the_same_bytes_as_before_there_were_any(tmp_path, suffix):
+    path = tmp_path / f"data.{suffix}"
+    parts = [make_dataset(), make_dataset(requests=REQUESTS).subset([1])]
+    for dataset in parts:
+        dataset.save(path)
+        assert path.read_bytes() == bytes_of_version_1(dataset, suffix)
+        read = TrajectoryDataset(path)
+        assert read.requests is None and read.metadata["format_version"] == 1
+
+
+def test_in_an_older_file_an_array_called_requests_is_somebody_elses(saved):
+    path, arrays = saved
+    np.savez(path, **arrays, requests=np.array(["a letter"]))
+    assert TrajectoryDataset(path).requests is None
 
 
 @SUFFIXES
@@ -212,12 +267,35 @@ def test_unknown_suffixes(tmp_path, name):
         make_dataset().save(tmp_path / name)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_an_unknown_version_is_refused_by_name(saved, version):
     path, arrays = saved
     metadata = json.loads(str(arrays["metadata"])) | {"format_version": version}
     np.savez(path, **arrays | {"metadata": np.array(json.dumps(metadata))})
-    with pytest.raises(FileFormatError, match=f"format version {version!r} is unknown"):
+    with pytest.raises(
+        FileFormatError, match=f"format version {version!r} is unknown.*reads 1 and 2"
+    ):
+        TrajectoryDataset(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda r: None, FileFormatError, "it lacks requests"),
+        (lambda r: r[:-1], ShapeError, r"expected requests \[3, 2\], got shape \[2, 2\]"),
+        (lambda r: r[:, 0], ShapeError, r"expected requests \[3, 2\], got shape \[3\]"),
+        (lambda r: -r, DataError, r"requests\[0\] is \[-30.0, 12.5\] \(episode 0\)"),
+        (lambda r: r.astype(str), DataError, "numbers as requests"),
+    ],
+)
+def test_requests_that_do_not_fit(tmp_path, change, error, message):
+    path = tmp_path / "data.npz"
+    make_dataset(requests=REQUESTS).save(path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["requests"] = change(arrays["requests"])
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(error, match=f"data.npz.*{message}"):
         TrajectoryDataset(path)
 
 

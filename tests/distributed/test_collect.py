@@ -10,7 +10,7 @@ import ray
 import torch
 from actors import alive_pids
 
-from flowshield.data import DataCollector, TrajectoryDataset
+from flowshield.data import DataCollector, EpisodePolicy, TrajectoryDataset
 from flowshield.distributed.collect import _chunk_size, collect_shared
 from flowshield.envs import ContinuousEnvWrapper, make_env, register_env, registry
 from flowshield.errors import ConfigError, DataError
@@ -86,6 +86,52 @@ def test_an_agent_too_gives_the_same_bytes_with_its_weights_sent_once(
     assert pickled == [1]
     shared.to_local().save(tmp_path / "shared.npz")
     assert (tmp_path / "shared.npz").read_bytes() == (tmp_path / "alone.npz").read_bytes()
+
+
+def test_requests_of_an_agent_are_the_same_with_any_number_of_workers(cluster, tmp_path):
+    torch.manual_seed(0)
+    commands = [(20, 250), (30, -100), (15, 0)]
+    behaviour = AgentBehaviour(UDRLAgent(8, 2, hidden_dim=16, n_layers=1), commands)
+    flying = DataCollector(make_env("lunarlander", max_episode_steps=40), behaviour=behaviour)
+    for num_workers in (0, 2):
+        dataset = flying.collect(24, seed=3, num_workers=num_workers)
+        assert set(map(tuple, dataset.requests.tolist())) == set(commands)
+        dataset.save(tmp_path / f"{num_workers}.npz")
+    assert (tmp_path / "0.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
+
+
+class Asking:
+    """A behaviour that gives about every other episode a command."""
+
+    def draw(self, env, rng):
+        wish = float(rng.integers(1, 100))
+        request = (wish, -wish) if wish % 2 else None
+        return EpisodePolicy("asking", np.nan, lambda state: np.zeros(2, np.float32), request)
+
+    def describe(self):
+        return {"kind": "asking"}
+
+
+def test_blocks_with_and_without_requests_are_one_dataset(cluster, tmp_path):
+    asking = DataCollector(make_env("lunarlander", max_episode_steps=40), behaviour=Asking())
+    alone = asking.collect(8, seed=3)
+    assert 0 < np.isnan(alone.requests[:, 0]).sum() < 8
+    shared = asking.collect_shared(8, seed=3, num_workers=2, chunk_episodes=1)
+    names = [ray.get(block).column_names for block in shared.blocks]
+    assert len({"request_return" in columns for columns in names}) == 2
+    for dataset, name in ((alone, "alone.npz"), (shared.to_local(), "shared.npz")):
+        dataset.save(tmp_path / name)
+    assert (tmp_path / "alone.npz").read_bytes() == (tmp_path / "shared.npz").read_bytes()
+    shared.write_parquet(tmp_path / "data.parquet")
+    read = TrajectoryDataset(tmp_path / "data.parquet")
+    np.testing.assert_array_equal(read.requests, alone.requests)
+    assert read.metadata["format_version"] == 2
+    rows = shared.to_ray()
+    assert rows.count() == len(alone)
+    whole = next(iter(rows.iter_batches(batch_size=len(alone))))
+    in_every_row = np.repeat(alone.requests, alone.episode_lengths, axis=0)
+    np.testing.assert_array_equal(whole["request_horizon"], in_every_row[:, 0])
+    np.testing.assert_array_equal(whole["request_return"], in_every_row[:, 1])
 
 
 def test_killed_workers_lose_nothing(cluster, alone, tmp_path):

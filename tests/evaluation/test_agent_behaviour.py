@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from flowshield.data import DataCollector, GroupBehaviour, as_behaviour, collect_episodes
+from flowshield.data import (
+    DataCollector,
+    GroupBehaviour,
+    TrajectoryDataset,
+    as_behaviour,
+    collect_episodes,
+)
 from flowshield.envs import make_env
 from flowshield.errors import ConfigError, DataError, NotCalibratedError, ShapeError
 from flowshield.evaluation import AgentBehaviour, evaluate_agent
@@ -97,6 +103,34 @@ def test_every_command_is_drawn_as_often_and_reaches_the_agent():
     group.policy.observe(np.full(len(rows), 2.0), rows)
     left = group.policy.act(np.zeros((len(rows), 8), np.float32), rows)
     np.testing.assert_array_equal(left, asked[rows] - [1, 2])
+
+
+def test_an_episodes_request_is_the_command_that_its_agent_got():
+    """Known by the actions: of two episodes with one start and other commands, they differ."""
+    behaviour = AgentBehaviour(agent(), COMMANDS)
+    group = drawn(behaviour, 40)
+    assert set(group.requests) == set(COMMANDS)
+    for request in set(group.requests):
+        rows = [row for row, other in enumerate(group.requests) if other == request]
+        alone = drawn(AgentBehaviour(agent(), [request]), 40)
+        for either in (group, alone):
+            either.policy.begin(np.zeros((40, 8), np.float32))
+        acted = [
+            either.policy.act(np.zeros((40, 8), np.float32), np.arange(40))[rows]
+            for either in (group, alone)
+        ]
+        np.testing.assert_array_equal(*acted)
+
+
+def test_a_collection_keeps_the_requests(tmp_path):
+    dataset = DataCollector(lander(), behaviour=AgentBehaviour(agent(), COMMANDS)).collect(12)
+    episodes = collect(AgentBehaviour(agent(), COMMANDS), 5, range(12), seed=0)
+    assert dataset.requests.tolist() == [list(episode.request) for episode in episodes]
+    assert {episode.request for episode in episodes} == set(COMMANDS)
+    dataset.save(tmp_path / "data.npz")
+    np.testing.assert_array_equal(
+        TrajectoryDataset(tmp_path / "data.npz").requests, dataset.requests
+    )
 
 
 def test_noise_is_gaussian_about_the_agent():

@@ -83,6 +83,7 @@ def dataset() -> TrajectoryDataset:
             behaviour=["controller", "random"][n % 2],
             level=0.1 * n,
             index=i,
+            request=(n, -1.5) if i else None,
         )
         for i, n in enumerate((2, 4, 5))
     ]

@@ -1,16 +1,14 @@
 """What a Minari dataset says about itself, its metadata.json, without a look at the episodes."""
 
-__all__ = ["FORMAT_VERSION", "read_facts"]
+__all__ = ["read_facts"]
 
 import json
 from pathlib import Path
 from typing import Any
 
 import flowshield
+from flowshield.data.arrays import FORMAT_VERSIONS
 from flowshield.errors import FileFormatError
-
-FORMAT_VERSION = 1
-"""Version of what flowshield adds to a Minari dataset's metadata."""
 
 # Both spaces: where one is missing, Minari would make the environment that the file names, and with
 # it run whatever the file says.
@@ -60,10 +58,10 @@ def _check_ours(ours: Any, file: Path) -> None:
     if ours is None:
         return
     version = ours.get("format_version") if isinstance(ours, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in FORMAT_VERSIONS:
         raise FileFormatError(
             f"{file}: flowshield's format version {version!r} is unknown to this release "
-            f"({flowshield.__version__}), which reads version {FORMAT_VERSION}"
+            f"({flowshield.__version__}), which reads {' and '.join(map(str, FORMAT_VERSIONS))}"
         )
     if not isinstance(ours.get("metadata"), dict):
         raise FileFormatError(f"{file}: expected an object as flowshield's metadata")

@@ -66,7 +66,7 @@ def trajectories(
         truncated=columns["truncations"],
         final_states=None if _unknown(final_states) else final_states,
         metadata=metadata,
-        **({} if ours is None else _labels(told)),
+        **({} if ours is None else _labels(told, ours["format_version"])),
     )
 
 
@@ -75,12 +75,15 @@ def _unknown(final_states: NDArray[Any]) -> bool:
     return final_states.dtype.kind == "f" and bool(np.isnan(final_states).all())
 
 
-def _labels(told: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
-    return {
-        "behaviours": np.array([str(episode.get("behaviour", "")) for episode in told]),
-        "levels": np.array([episode.get("level", np.nan) for episode in told]),
-        "indices": np.array([episode.get("episode_index", i) for i, episode in enumerate(told)]),
+def _labels(told: Sequence[Mapping[str, Any]], version: int) -> dict[str, list[Any]]:
+    labels = {
+        "behaviours": [str(episode.get("behaviour", "")) for episode in told],
+        "levels": [episode.get("level", np.nan) for episode in told],
+        "indices": [episode.get("episode_index", i) for i, episode in enumerate(told)],
     }
+    if version > 1:  # it was written for every episode: one that lacks it is refused by its shape
+        labels["requests"] = [episode.get("request", ()) for episode in told]
+    return labels
 
 
 def _described(

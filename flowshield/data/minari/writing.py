@@ -14,7 +14,6 @@ import flowshield
 from flowshield.atomic import atomic_folder
 from flowshield.data.arrays import TrajectoryArrays
 from flowshield.data.minari.description import Description, describe
-from flowshield.data.minari.facts import FORMAT_VERSION
 from flowshield.data.minari.place import dataset_folder, dataset_id
 from flowshield.data.minari.spaces import action_shape
 from flowshield.data.seeding import draw_env_seed, episode_generator
@@ -24,9 +23,10 @@ from flowshield.errors import ConfigError, DataError
 def save_minari(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
     """Writes trajectories as the Minari dataset minari:ID of this machine.
 
-    An episode's behaviour, level and index go into its metadata, its seed where Minari has a place
-    for it; ours are the dataset's "flowshield". What `load_minari` kept of a dataset from elsewhere
-    is written back. Final states that nobody recorded are NaN, for Minari wants T + 1 observations.
+    An episode's behaviour, level and index, and its request where episodes have any, go into its
+    metadata, its seed where Minari has a place for it; ours are the dataset's "flowshield". What
+    `load_minari` kept of a dataset from elsewhere is written back. Final states that nobody
+    recorded are NaN, for Minari wants T + 1 observations.
 
     Args:
         path: minari:ID.
@@ -63,7 +63,7 @@ def save_minari(path: str | os.PathLike[str], arrays: TrajectoryArrays) -> None:
                 "dataset_id": dataset_id(path),
                 "minari_version": __version__,
                 "flowshield": {
-                    "format_version": FORMAT_VERSION,
+                    "format_version": arrays.format_version,
                     "flowshield_version": flowshield.__version__,
                     "metadata": arrays.metadata,
                 },
@@ -128,9 +128,14 @@ def _seed(
 
 
 def _told(arrays: TrajectoryArrays, description: Description) -> Iterator[dict[str, Any]]:
-    for behaviour, level, index in zip(
-        arrays.behaviours.tolist(), arrays.levels.tolist(), arrays.indices.tolist(), strict=True
-    ):
-        kept = description.episodes.get(str(index), {})
-        ours = {"behaviour": behaviour, "level": level, "episode_index": index}
+    columns = {
+        "behaviour": arrays.behaviours.tolist(),
+        "level": arrays.levels.tolist(),
+        "episode_index": arrays.indices.tolist(),
+    }
+    if arrays.requests is not None:
+        columns["request"] = arrays.requests.tolist()
+    for values in zip(*columns.values(), strict=True):
+        ours = dict(zip(columns, values, strict=True))
+        kept = description.episodes.get(str(ours["episode_index"]), {})
         yield {**{name: fact for name, fact in kept.items() if name != "seed"}, **ours}
