@@ -25,7 +25,15 @@ from flowshield.evaluation.statistics import ConfidenceInterval
 from flowshield.evaluation.wording import command_label, number, percent, plus_minus, shield_label
 from flowshield.paths import typed_path
 
-_ENVS = ("cartpole", "lunarlander_discrete", "pendulum", "hopper", "highway")
+_ENVS = (
+    "cartpole",
+    "acrobot",
+    "lunarlander_discrete",
+    "pendulum",
+    "mountain_car",
+    "hopper",
+    "highway",
+)
 _MARK = "<!-- below this line: benchmarks/environments.py -->"
 _PAGE = Path(__file__).parents[1] / "docs" / "results" / "environments.md"
 _NONE = "none"

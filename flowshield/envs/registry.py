@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from flowshield.envs.acrobot import AcrobotWrapper
 from flowshield.envs.action_spaces import wrap_env
 from flowshield.envs.cartpole import CartPoleWrapper
 from flowshield.envs.geometric_chain import GeometricChainWrapper
@@ -17,20 +18,24 @@ from flowshield.envs.highway import HighwayWrapper
 from flowshield.envs.hopper import HopperWrapper
 from flowshield.envs.lunarlander import DiscreteLunarLanderWrapper, LunarLanderWrapper
 from flowshield.envs.making import make_gymnasium_env
+from flowshield.envs.mountain_car import MountainCarWrapper
 from flowshield.envs.pendulum import PendulumWrapper
 from flowshield.envs.wrapper import EnvWrapper
 from flowshield.errors import ConfigError
 
 # Gymnasium's ids lead to the same wrappers, whose knowledge would be lost otherwise.
 _ALIASES = {
+    "Acrobot-v1": "acrobot",
     "CartPole-v1": "cartpole",
     "Hopper-v5": "hopper",
     "LunarLander-v3": "lunarlander",
     "LunarLanderContinuous-v3": "lunarlander",
+    "MountainCarContinuous-v0": "mountain_car",
     "Pendulum-v1": "pendulum",
 }
 
 _WRAPPERS: dict[str, Callable[..., EnvWrapper]] = {
+    "acrobot": AcrobotWrapper,
     "cartpole": CartPoleWrapper,
     "geometric_chain": GeometricChainWrapper,
     "gridworld": GridworldWrapper,
@@ -38,6 +43,7 @@ _WRAPPERS: dict[str, Callable[..., EnvWrapper]] = {
     "hopper": HopperWrapper,
     "lunarlander": LunarLanderWrapper,
     "lunarlander_discrete": DiscreteLunarLanderWrapper,
+    "mountain_car": MountainCarWrapper,
     "pendulum": PendulumWrapper,
 }
 

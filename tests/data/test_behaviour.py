@@ -156,8 +156,8 @@ def test_bad_configs(config, message):
 
 def test_a_missing_controller_is_found_whatever_is_drawn():
     behaviour = mixture({"kind": "random", "weight": 1e9}, {"kind": "controller", "weight": 1e-9})
-    with pytest.raises(ConfigError, match="'controller' needs a controller.*'Acrobot-v1'"):
-        behaviour.draw(make_env("Acrobot-v1"), np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="'controller' needs a controller.*'MountainCar-v0'"):
+        behaviour.draw(make_env("MountainCar-v0"), np.random.default_rng(0))
 
 
 def test_nothing_is_uniform_over_unbounded_actions():

@@ -51,16 +51,17 @@ def test_every_name_of_the_lander_brings_its_knowledge(name):
 
 
 def test_gymnasium_ids_work_with_their_arguments():
-    env = make_env("MountainCarContinuous-v0", goal_velocity=0.1, max_episode_steps=7)
-    assert (env.unwrapped.goal_velocity, env.max_episode_steps) == (0.1, 7)
-    assert env.name == "MountainCarContinuous-v0"
+    env = make_env("BipedalWalker-v3", hardcore=True, max_episode_steps=7)
+    assert (env.unwrapped.hardcore, env.max_episode_steps) == (True, 7)
+    assert env.name == "BipedalWalker-v3"
 
 
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [
         ("lunarlander", {"gravity": -5.0, "max_episode_steps": 20}),
-        ("MountainCarContinuous-v0", {"goal_velocity": 0.1, "max_episode_steps": 7}),
+        ("BipedalWalker-v3", {"hardcore": True, "max_episode_steps": 7}),
+        ("mountain_car", {"goal_velocity": 0.1, "max_episode_steps": 7}),
     ],
 )
 def test_name_and_make_kwargs_build_the_same_environment_again(name, kwargs):

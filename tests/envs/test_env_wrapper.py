@@ -172,13 +172,13 @@ def test_pictures_by_their_id_and_on_the_command_line(tmp_path, capfd):
 
 
 def test_the_base_class_lends_no_knowledge():
-    env = make_env("MountainCarContinuous-v0")
+    env = make_env("BipedalWalker-v3")
     assert not env.has_controller
     assert not env.knows_crash
     assert not env.crashed(True, -100.0)
-    assert env.return_bound(np.zeros((4, 2))) is None
-    with pytest.raises(ConfigError, match="'MountainCarContinuous-v0' brings no controller"):
-        env.controller(np.zeros(2))
+    assert env.return_bound(np.zeros((4, 24))) is None
+    with pytest.raises(ConfigError, match="'BipedalWalker-v3' brings no controller"):
+        env.controller(np.zeros(24))
 
 
 def test_discrete_actions_are_refused():
