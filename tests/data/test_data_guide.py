@@ -56,9 +56,16 @@ def test_the_guide_names_every_array_of_a_file(tmp_path):
 
     from flowshield.data import DataCollector
     from flowshield.envs import make_env
+    from flowshield.evaluation import AgentBehaviour
+    from flowshield.models import UDRLAgent
 
-    DataCollector(make_env("CartPole-v1")).collect(2, seed=0).save(tmp_path / "data.npz")
+    env = make_env("CartPole-v1")
+    agent = UDRLAgent(4, 1, n_actions=2, hidden_dim=8, n_layers=1)
+    DataCollector(env).collect(2, seed=0).save(tmp_path / "data.npz")
+    asked = DataCollector(env, behaviour=AgentBehaviour(agent, [(20, 20)]))
+    asked.collect(2, seed=0).save(tmp_path / "asked.npz")
     table = GUIDE.partition("What `save` writes")[2].partition("Files are read")[0]
     named = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", table, re.M))))
-    with np.load(tmp_path / "data.npz") as archive:
-        assert set(archive.files) == named
+    for file, missing in (("asked.npz", set()), ("data.npz", {"requests"})):
+        with np.load(tmp_path / file) as archive:
+            assert set(archive.files) == named - missing
