@@ -110,7 +110,13 @@ def _reconciled(
     said = {override.partition("=")[0] for override in overrides}
     free = ["ray."]
     if name == "run" and not folder.sweep.exists():  # whose trials are all judged alike
-        free += ["evaluation.", "env.commands"]  # how a trained run is measured may change
+        free += [
+            "evaluation.",
+            "guard.",
+            "probe.",
+            "certificate.",
+            "env.commands",
+        ]  # how a trained run is measured may change
     changed = [key for key in said if key.startswith(tuple(free))]
     for key in [key for key in changed if not key.startswith("evaluation.explorer.")]:
         OmegaConf.update(saved, key, OmegaConf.select(given, key))  # one leaves the others

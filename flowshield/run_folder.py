@@ -25,7 +25,7 @@ _READ = (
     "models",
     "sweep",
 )
-_MEASURED = ("cells", "followed", "shields")
+_MEASURED = ("probe", "certificates", "cells", "followed", "shields")
 
 
 class RunFolder:
@@ -54,6 +54,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.models = path / "models"
         self.tensorboard = path / "tensorboard"
+        self.probes = path / "probe"
+        self.certificates = path / "certificates"
         self.cells = path / "cells"
         self.followed = path / "followed"
         self.shields = path / "shields"
@@ -69,6 +71,18 @@ class RunFolder:
     def model(self, name: str) -> Path:
         """The finished agent or shield of that name."""
         return self.models / f"{name}.pt"
+
+    def probe(self, part: str, first: int) -> Path:
+        """The finished rollouts of the agent alone that begin with this episode of a part."""
+        return self.probes / f"{part}_{first:05d}.npz"
+
+    def certificate(self, shield: str) -> Path:
+        """What is certified of the guard with a shield's candidates."""
+        return self.certificates / f"{shield}.json"
+
+    def paired(self, shield: str, rule: float) -> Path:
+        """The finished losses of one rule of that guard."""
+        return self.certificates / f"{shield}_{rule:g}.json"
 
     def cell(self, shield: str, command: Sequence[float]) -> Path:
         """The finished evaluation cell of a shield and a command."""

@@ -69,6 +69,8 @@ _TYPES: Final[dict[str, tuple[type, bool]]] = {
 
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "data.commands": ("remaining", "future"),
+    "guard.kind": ("outcome", "support", "none"),
+    "guard.intent": ("at_least", "exact"),
     "calibration.unit": ("step", "episode"),
     "calibration.score": ("density", "achievability"),
     "model.activation": ("silu", "relu", "gelu", "tanh", "elu"),
@@ -96,6 +98,7 @@ _POSITIVE: Final = _Range("above 0", lambda value: value > 0)
 _INSIDE_0_1: Final = _Range("above 0 and below 1", lambda value: 0 < value < 1)
 _BELOW_1: Final = _Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 _SHARE: Final = _Range("between 0 and 1", lambda value: 0 <= value <= 1)
+_HALF: Final = _Range("above 0 and at most 0.5", lambda value: 0 < value <= 0.5)
 _ABOVE_1: Final = _Range("above 1", lambda value: value > 1)
 _FACTOR: Final = _Range("above 0 and at most 1", lambda value: 0 < value <= 1)
 
@@ -118,6 +121,13 @@ RANGES: Final[dict[str, _Range]] = {
     "data.n_episodes": _AT_LEAST_1,
     "data.split.*": _INSIDE_0_1,
     "env.return_step": _POSITIVE,
+    "guard.every": _AT_LEAST_1,
+    "guard.n_candidates": _AT_LEAST_1,
+    "probe.n_episodes": _AT_LEAST_2,
+    "probe.validation": _INSIDE_0_1,
+    "certificate.n_episodes": _AT_LEAST_1,
+    "certificate.epsilon": _HALF,
+    "certificate.delta": _INSIDE_0_1,
     "evaluation.n_episodes": _AT_LEAST_1,
     "evaluation.n_states": _AT_LEAST_1,
     "evaluation.bound_margin": _POSITIVE,

@@ -23,6 +23,8 @@ _COMMANDS = (
     stages.RUN,
     stages.COLLECT,
     stages.TRAIN,
+    stages.PROBE,
+    stages.CERTIFY,
     stages.EVALUATE,
     stages.TUNE,
     ask.ASK,

@@ -1,6 +1,6 @@
 """The main job, its stages one by one, and the sweep."""
 
-__all__ = ["COLLECT", "CONFIG", "EVALUATE", "RUN", "TRAIN", "TUNE"]
+__all__ = ["CERTIFY", "COLLECT", "CONFIG", "EVALUATE", "PROBE", "RUN", "TRAIN", "TUNE"]
 
 import argparse
 from collections.abc import Iterator
@@ -124,6 +124,28 @@ def _train(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
         reporter.stage("train", f"the models are in {absolute(folder.models)}")
 
 
+def _probe(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    from flowshield.filesystem import absolute
+    from flowshield.pipeline import probe
+
+    _needs_run_dir("probe", "a trained run", parsed.overrides)
+    with _prepared("probe", parsed.overrides, reporter, typed) as (config, folder):
+        probe(config, folder, reporter)
+        reporter.stage("probe", f"the outcome model is {absolute(folder.model('outcome'))}")
+
+
+def _certify(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
+    from flowshield.evaluation import certificate_text
+    from flowshield.filesystem import absolute
+    from flowshield.pipeline import certify_run
+
+    _needs_run_dir("certify", "a trained run", parsed.overrides)
+    with _prepared("certify", parsed.overrides, reporter, typed) as (config, folder):
+        for name, certificate in certify_run(config, folder, reporter).items():
+            reporter.line(f"{name}: {certificate_text(certificate)}")
+        reporter.stage("certify", f"the certificates are in {absolute(folder.certificates)}")
+
+
 def _evaluate(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     from flowshield.pipeline import evaluate
 
@@ -191,7 +213,7 @@ def _config(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
 
 RUN = Command(
     "run",
-    "collect, train, evaluate; leaves a run folder with report.html",
+    "collect, train, probe, certify, evaluate; leaves a run folder with report.html",
     """\
   flowshield run                                   the main job
   flowshield run profile=quick                     the same in minutes, for a first look
@@ -216,6 +238,22 @@ TRAIN = Command(
   flowshield train run_dir=runs/mine
   flowshield train run_dir=runs/other data.path=episodes.npz shield=quantile""",
     _train,
+    add_overrides,
+    shows_groups=True,
+)
+PROBE = Command(
+    "probe",
+    "roll the agent out alone, and learn what it does under a command",
+    "  flowshield probe run_dir=runs/mine probe.n_episodes=800",
+    _probe,
+    add_overrides,
+    shows_groups=True,
+)
+CERTIFY = Command(
+    "certify",
+    "test which rule of the guard does no harm, with a guarantee",
+    "  flowshield certify run_dir=runs/mine certificate.epsilon=0.01 certificate.n_episodes=400",
+    _certify,
     add_overrides,
     shows_groups=True,
 )

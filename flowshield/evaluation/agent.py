@@ -3,6 +3,7 @@
 __all__ = [
     "Cell",
     "EvaluatedEpisode",
+    "crashed",
     "evaluate_agent",
     "run_batch",
     "run_episode",
@@ -15,12 +16,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from flowshield.data import Episode, rollout
 from flowshield.envs import EnvWrapper, make_env, wrap_env
 from flowshield.errors import ConfigError
-from flowshield.models import BaseShield, CommandedPolicy, UDRLAgent
+from flowshield.models import BaseShield, CommandedPolicy, Guard, UDRLAgent
 
 Command = tuple[float, float]
 
@@ -32,10 +32,11 @@ class EvaluatedEpisode:
     Attributes:
         episode: What happened.
         command: The request, (horizon in steps, return in raw reward).
-        first_command: What the shield made of it at the start; the request itself without one.
+        first_command: What the guard made of it at the start; the request itself without one.
         crashed: Whether it crashed, by the environment's physics; None where it cannot tell.
-        flagged_steps: Steps at which the shield replaced the command.
+        flagged_steps: Steps at which the guard replaced the command.
         flagged_at_start: Whether it replaced the request itself.
+        seed: Of the reset, and of what the agent drew; None where it is not known.
     """
 
     episode: Episode
@@ -44,6 +45,7 @@ class EvaluatedEpisode:
     crashed: bool | None
     flagged_steps: int
     flagged_at_start: bool
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def run_episode(
     env: gym.Env[Any, Any] | str,
     agent: UDRLAgent,
     command: Command,
-    shield: BaseShield | None = None,
+    shield: BaseShield | Guard | None = None,
     seed: int = 0,
     *,
     deterministic: bool = True,
@@ -89,7 +91,8 @@ def run_episode(
         env: An environment from `make_env`, its name, or any Gymnasium one with Box observations.
         agent: The policy.
         command: (horizon in steps, return in raw reward).
-        shield: A calibrated shield that checks every step, or None.
+        shield: What may replace commands: a guard, or a calibrated shield, which stands for its
+            `SupportGuard`; None = nothing does.
         seed: Of the environment's reset, as Gymnasium takes it, and of the agent's draws.
         deterministic: Whether the agent takes its mean, or likeliest, action.
 
@@ -114,7 +117,7 @@ def evaluate_agent(
     agent: UDRLAgent,
     env: str | Sequence[EnvWrapper],
     command: Command,
-    shield: BaseShield | None = None,
+    shield: BaseShield | Guard | None = None,
     *,
     n_episodes: int = 100,
     seed: int = 0,
@@ -128,7 +131,8 @@ def evaluate_agent(
         agent: The policy.
         env: An environment's name, or at least n_episodes environments from `make_env`.
         command: (horizon in steps, return in raw reward).
-        shield: A calibrated shield that checks every step, or None.
+        shield: What may replace commands: a guard, or a calibrated shield, which stands for its
+            `SupportGuard`; None = nothing does.
         n_episodes: Episodes, at least 1.
         seed: Root of the episodes' seeds, and of the agent's draws.
         deterministic: Whether the agent takes its mean, or likeliest, action.
@@ -152,16 +156,15 @@ def evaluate_agent(
     if len(envs) < n_episodes:
         raise ConfigError(f"expected {n_episodes} environments, one an episode, got {len(envs)}")
     commands, seeds = [command] * n_episodes, start_seeds(seed, n_episodes)
-    before = 0 if shield is None else shield.n_uncomputed
+    before = _uncomputed(shield)
     try:
         episodes = run_batch(envs[:n_episodes], agent, commands, shield, seeds, deterministic)
     finally:
         if isinstance(env, str):
             for made in envs:
                 made.close()
-    if shield is None:
-        return Cell(command, "none", episodes)
-    return Cell(command, shield.shield_type, episodes, shield.n_uncomputed - before)
+    name = getattr(shield, "name", None) or getattr(shield, "shield_type", "none")
+    return Cell(command, str(name), episodes, _uncomputed(shield) - before)
 
 
 def start_seeds(seed: int, n: int) -> list[int]:
@@ -174,7 +177,7 @@ def run_batch(
     envs: Sequence[EnvWrapper],
     agent: UDRLAgent,
     commands: Sequence[Command],
-    shield: BaseShield | None,
+    guard: BaseShield | Guard | None,
     seeds: Sequence[int],
     deterministic: bool = True,
     make_policy: Callable[..., CommandedPolicy] = CommandedPolicy,
@@ -185,8 +188,10 @@ def run_batch(
         envs: One an episode.
         agent: The policy.
         commands: One an episode, (horizon in steps, return in raw reward).
-        shield: A calibrated shield that checks every step, or None.
-        seeds: Of the resets, one an episode; the agent's draws follow from all of them.
+        guard: What may replace commands: a guard, or a calibrated shield, which stands for its
+            `SupportGuard`; None = nothing does.
+        seeds: Of the resets, one per episode; what the agent draws in an episode follows from its
+            own, so that two guards that let the same commands pass see the same episode.
         deterministic: Whether the agent takes its mean, or likeliest, action.
         make_policy: Makes the policy, for who wants to look on while it acts.
 
@@ -197,9 +202,9 @@ def run_batch(
     policy = make_policy(
         agent,
         np.array(commands, dtype=np.float64),
-        shield,
+        guard,
         deterministic=deterministic,
-        generator=None if deterministic else _generator(agent, seeds),
+        seeds=None if deterministic else seeds,
     )
     episodes = rollout(envs, policy, seeds)
     return [
@@ -207,9 +212,10 @@ def run_batch(
             episode=episode,
             command=commands[i],
             first_command=(float(policy.first_commands[i, 0]), float(policy.first_commands[i, 1])),
-            crashed=_crashed(envs[i], episode),
+            crashed=crashed(envs[i], episode),
             flagged_steps=int(policy.flagged[i]),
             flagged_at_start=bool(policy.flagged_at_start[i]),
+            seed=seeds[i],
         )
         for i, episode in enumerate(episodes)
     ]
@@ -230,12 +236,13 @@ def _kind(n_actions: int | None, action_dim: int) -> str:
     return f"{action_dim} continuous actions" if n_actions is None else f"{n_actions} discrete ones"
 
 
-def _generator(agent: UDRLAgent, seeds: Sequence[int]) -> torch.Generator:
-    generator = torch.Generator(agent.action_low.device)
-    return generator.manual_seed(int(np.random.SeedSequence(list(seeds)).generate_state(1)[0]))
+def _uncomputed(shield: BaseShield | Guard | None) -> int:
+    """Scores that the shield, or the guard's shield, could not compute so far."""
+    return int(getattr(getattr(shield, "shield", shield), "n_uncomputed", 0))
 
 
-def _crashed(env: EnvWrapper, episode: Episode) -> bool | None:
+def crashed(env: EnvWrapper, episode: Episode) -> bool | None:
+    """Whether an episode ended in failure; None where the environment cannot tell."""
     if not env.knows_crash:
         return None
     return env.crashed(episode.terminated, float(episode.rewards[-1]))

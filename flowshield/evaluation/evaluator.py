@@ -3,18 +3,19 @@
 __all__ = ["Evaluator", "Measurement", "Subjects"]
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flowshield.data import TrajectoryDataset
 from flowshield.envs import EnvWrapper
-from flowshield.evaluation.agent import evaluate_agent
+from flowshield.evaluation.agent import EvaluatedEpisode, evaluate_agent, run_batch
 from flowshield.evaluation.cell_grid import UNSHIELDED, Command
 from flowshield.evaluation.follow import evaluate_followed
 from flowshield.evaluation.follow_record import followed_record
 from flowshield.evaluation.lent_bound import lend_return_bound
+from flowshield.evaluation.probing import ProbePlan, probed
 from flowshield.evaluation.records import cell_record, shield_record
-from flowshield.models import BaseShield, UDRLAgent
+from flowshield.models import BaseShield, Guard, OutcomeGuard, UDRLAgent
 
 Measurement = tuple[str, tuple[Any, ...]]
 """The name of one of the evaluator's methods, and its arguments."""
@@ -40,6 +41,9 @@ class Subjects:
         deterministic: Whether the agent takes its mean, or likeliest, action.
         use_return_bound: Whether the environment lends the shields its provable bound.
         return_grid: What the returns of supported commands are multiples of; None = of nothing.
+        guards: What replaces commands in the cells of a shield, by its name; a shield without one
+            is its own `SupportGuard`.
+        plan: Which episodes are probed; None = none.
     """
 
     agent: UDRLAgent
@@ -57,6 +61,16 @@ class Subjects:
     deterministic: bool = True
     use_return_bound: bool = False
     return_grid: float | None = None
+    guards: Mapping[str, Guard] = field(default_factory=dict)
+    plan: ProbePlan | None = None
+
+    def with_guards(self, guards: Mapping[str, Guard]) -> "Subjects":
+        """The same subjects, where these guards act."""
+        return replace(self, guards=guards)
+
+    def guard(self, name: str) -> BaseShield | Guard:
+        """What acts in the cells of a shield."""
+        return self.guards.get(name) or self.shields[name]
 
 
 class Evaluator:
@@ -101,7 +115,7 @@ class Evaluator:
             subjects.agent,
             self._some(subjects.n_episodes),
             command,
-            None if guard == UNSHIELDED else subjects.shields[guard],
+            None if guard == UNSHIELDED else subjects.guard(guard),
             n_episodes=subjects.n_episodes,
             seed=subjects.seed,
             deterministic=subjects.deterministic,
@@ -134,6 +148,46 @@ class Evaluator:
             margin=subjects.bound_margin,
             seed=subjects.seed,
         )
+
+    def probed(self, part: str, indices: Sequence[int]) -> dict[str, list[EvaluatedEpisode]]:
+        """Episodes of the agent alone, see `probed`."""
+        subjects = self.subjects
+        assert subjects.plan is not None
+        episodes = probed(
+            subjects.plan,
+            part,
+            indices,
+            self._some(len(indices)),
+            subjects.agent,
+            list(subjects.shields.values()),
+            deterministic=subjects.deterministic,
+            return_grid=subjects.return_grid,
+        )
+        return {"episodes": episodes}
+
+    def guarded(
+        self,
+        name: str,
+        rule: float,
+        commands: Sequence[Command],
+        seeds: Sequence[int],
+        number: int,
+    ) -> dict[str, list[EvaluatedEpisode]]:
+        """Episodes under a shield's outcome guard by a rule, from given starts.
+
+        Args:
+            name: Of the shield.
+            rule: See `OutcomeGuard`.
+            commands: One per episode.
+            seeds: Of the resets.
+            number: Of the measurement, by which its record is known.
+        """
+        subjects = self.subjects
+        guard = subjects.guards[name]
+        assert isinstance(guard, OutcomeGuard)
+        envs, guard = self._some(len(seeds)), guard.with_rule(rule)
+        deterministic = subjects.deterministic
+        return {"episodes": run_batch(envs, subjects.agent, commands, guard, seeds, deterministic)}
 
     def close(self) -> None:
         """Closes the environments."""

@@ -1,8 +1,15 @@
-"""The command-conditioned policy, the shields, and the policy under a shield."""
+"""The command-conditioned policy, the shields, what a policy gets, and acting under a guard."""
 
 from flowshield.models.agent import UDRLAgent
-from flowshield.models.commanded_policy import CommandedPolicy
 from flowshield.models.intent import Intent, regret, return_range
+from flowshield.models.outcome import Outcome, OutcomeModel
+from flowshield.models.policy import (
+    CommandedPolicy,
+    Guard,
+    OutcomeGuard,
+    ShieldedPolicy,
+    SupportGuard,
+)
 from flowshield.models.shields import (
     BaseShield,
     DiffusionShield,
@@ -18,11 +25,17 @@ __all__ = [
     "CommandedPolicy",
     "DiffusionShield",
     "FlowMatchingShield",
+    "Guard",
     "Intent",
     "MixtureShield",
+    "Outcome",
+    "OutcomeGuard",
+    "OutcomeModel",
     "Projection",
     "ProjectionSettings",
     "QuantileShield",
+    "ShieldedPolicy",
+    "SupportGuard",
     "UDRLAgent",
     "regret",
     "return_range",

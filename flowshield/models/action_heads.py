@@ -1,11 +1,13 @@
 """What an agent's network says about the action: a Gaussian over numbers, or a choice of one."""
 
-__all__ = ["LEAST_DEVIATION", "ActionHead", "CategoricalHead", "GaussianHead"]
+__all__ = ["LEAST_DEVIATION", "ActionHead", "CategoricalHead", "GaussianHead", "Generators"]
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,13 @@ from flowshield.errors import DataError
 
 _MIN_LOG_STD, _MAX_LOG_STD = -2.5, 1.0
 LEAST_DEVIATION = math.exp(_MIN_LOG_STD)  # of the Gaussian, in the unit of actions
+
+
+Generators: TypeAlias = torch.Generator | Sequence[np.random.Generator] | None
+"""What actions are drawn from: one generator for a batch, one per row, or torch's own (None).
+
+With one per row, what is drawn in a row does not depend on the others.
+"""
 
 
 class ActionHead(Protocol):
@@ -25,9 +34,7 @@ class ActionHead(Protocol):
     def parameters(self, outputs: Tensor) -> Any:
         """The distribution's parameters, of outputs [batch, n_outputs]."""
 
-    def sample(
-        self, outputs: Tensor, deterministic: bool, generator: torch.Generator | None
-    ) -> Tensor:
+    def sample(self, outputs: Tensor, deterministic: bool, generator: Generators) -> Tensor:
         """Actions [batch, action_dim], drawn or the likeliest."""
 
     def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
@@ -56,13 +63,14 @@ class GaussianHead:
         span = 0.5 * (_MAX_LOG_STD - _MIN_LOG_STD)
         return mean, _MIN_LOG_STD + span * (torch.tanh(log_std) + 1.0)
 
-    def sample(
-        self, outputs: Tensor, deterministic: bool, generator: torch.Generator | None
-    ) -> Tensor:
+    def sample(self, outputs: Tensor, deterministic: bool, generator: Generators) -> Tensor:
         """Actions [batch, action_dim], float32; deterministic: the mean."""
         if deterministic:
             return outputs[:, : self.action_dim]
         mean, log_std = self.parameters(outputs)
+        if isinstance(generator, Sequence):
+            rows = np.array([own.standard_normal(self.action_dim) for own in generator])
+            return mean + log_std.exp() * torch.from_numpy(rows).to(mean)
         noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
         return mean + log_std.exp() * noise
 
@@ -96,13 +104,16 @@ class CategoricalHead:
         """Log-probabilities [batch, n_actions], nats."""
         return torch.log_softmax(outputs, dim=1)
 
-    def sample(
-        self, outputs: Tensor, deterministic: bool, generator: torch.Generator | None
-    ) -> Tensor:
+    def sample(self, outputs: Tensor, deterministic: bool, generator: Generators) -> Tensor:
         """Actions [batch, 1], int64; deterministic: the likeliest, the first of equals."""
         if deterministic:
             return outputs.argmax(dim=1, keepdim=True)
-        return torch.multinomial(torch.softmax(outputs, dim=1), 1, generator=generator)
+        probabilities = torch.softmax(outputs, dim=1)
+        if isinstance(generator, Sequence):
+            rows = torch.from_numpy(np.array([[own.random()] for own in generator])).to(outputs)
+            passed = (probabilities.cumsum(dim=1) <= rows).sum(dim=1, keepdim=True)
+            return passed.clamp(max=self.n_actions - 1)  # rounding may leave the sum below 1
+        return torch.multinomial(probabilities, 1, generator=generator)
 
     def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
         """Log-probability of actions [batch, 1], [batch], nats.

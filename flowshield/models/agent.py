@@ -15,6 +15,7 @@ from flowshield.models.action_heads import (
     ActionHead,
     CategoricalHead,
     GaussianHead,
+    Generators,
 )
 from flowshield.models.checks import check_batch
 from flowshield.models.networks import ResidualMLP
@@ -174,7 +175,7 @@ class UDRLAgent(nn.Module):
         state: Tensor,
         command: Tensor,
         deterministic: bool = False,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Tensor:
         """Draws actions inside the action bounds.
 
@@ -182,7 +183,8 @@ class UDRLAgent(nn.Module):
             state: [batch, state_dim], raw.
             command: [batch, 2], steps and raw return.
             deterministic: Whether to take the mean, or the likeliest of discrete actions.
-            generator: What is drawn from, on the agent's device; None = torch's own.
+            generator: What is drawn from: torch's, on the agent's device; one of numpy's per row;
+                None = torch's own.
 
         Returns:
             Actions [batch, action_dim], clipped to [action_low, action_high]; discrete ones

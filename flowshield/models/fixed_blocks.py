@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowshield.models.action_heads import Generators
 from flowshield.models.agent import UDRLAgent
 from flowshield.models.shields.base import BaseShield
 from flowshield.models.shields.projection import Projection
@@ -78,7 +79,7 @@ class FixedBlockAgent:
         state: Tensor,
         command: Tensor,
         deterministic: bool = True,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Tensor:
         """Actions [batch, action_dim]: see `UDRLAgent.sample`."""
         own: dict[str, Any] = {} if generator is None else {"generator": generator}

@@ -23,7 +23,14 @@ Model = TypeVar("Model", bound=nn.Module)
 
 # A shield's file holds its calibration since version 2, and with it a checkpoint's. Since the next
 # version of all of them columns may be bent, and an agent's actions have a unit of their own.
-FORMAT_VERSIONS = {"agent": 2, "weights": 2, "fit": 2, "shield": 3, "checkpoint": 3}
+FORMAT_VERSIONS = {
+    "agent": 2,
+    "weights": 2,
+    "fit": 2,
+    "shield": 3,
+    "checkpoint": 3,
+    "outcome": 1,
+}
 _ALSO_READ = {"agent": 1, "weights": 1, "shield": 2, "checkpoint": 2}
 # Buffers that older files lack, and the value with which a model acts as it did then.
 _SINCE = {

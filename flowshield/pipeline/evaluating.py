@@ -3,16 +3,13 @@
 __all__ = ["evaluate"]
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
 from flowshield.atomic import atomic_write
 from flowshield.counted import counted
 from flowshield.data import TrajectoryDataset
-from flowshield.data.storage import dataset_exists
-from flowshield.envs import env_maker
-from flowshield.errors import DataError
 from flowshield.evaluation import (
     UNSHIELDED,
     Evaluator,
@@ -28,20 +25,17 @@ from flowshield.evaluation.verdict import judge
 from flowshield.evaluation.wording import command_label, number
 from flowshield.evaluation.yardstick import Yardstick, margin_text, tolerance_text
 from flowshield.json_files import read_json, write_json
-from flowshield.models import BaseShield, UDRLAgent
 from flowshield.models.scale import ReturnScale
-from flowshield.pipeline.collecting import dataset_path
+from flowshield.pipeline.certifying import guarded_subjects
 from flowshield.pipeline.dashboard import log_evaluation
 from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.pipeline.exploring import ExplorerSettings, write_run_explorer
-from flowshield.pipeline.place import on_ray, place, rollout_workers
+from flowshield.pipeline.place import place, rollout_workers
 from flowshield.pipeline.results import draw_figures, gather_results
+from flowshield.pipeline.subjects import evaluator_of, existing_dataset
 from flowshield.progress import Reporter
 from flowshield.run_folder import RunFolder
-from flowshield.training import Trainer, resolve_device
-
-if TYPE_CHECKING:
-    from flowshield.distributed.evaluate import EvaluatorPool
+from flowshield.training import Trainer
 
 _SETTINGS = {
     "cell": ("n_episodes", "deterministic"),
@@ -69,11 +63,11 @@ def evaluate(
     Returns:
         The content of results.json.
     """
-    dataset = dataset or _existing_dataset(config, folder)
+    dataset = dataset or existing_dataset(config, folder)
     check_dataset(dataset, config)
     parts = Trainer(config).split(dataset)
     yardstick = Yardstick.of(dataset, config.evaluation)
-    subjects = _subjects(config, folder, parts["test"], yardstick)
+    subjects = guarded_subjects(config, folder, reporter, dataset)
     _announce(subjects, yardstick, reporter)
     files = _Records(folder, subjects)
     if files.missing():
@@ -130,38 +124,6 @@ def _explorer(
     return folder.explorer.name if folder.explorer.exists() else None
 
 
-def _subjects(
-    config: DictConfig, folder: RunFolder, test: TrajectoryDataset, yardstick: Yardstick
-) -> Subjects:
-    # what is sent to other processes must lie on the CPU
-    device = resolve_device("cpu" if on_ray(config) else config.device)
-    followed = config.evaluation.followed
-    return Subjects(
-        agent=UDRLAgent.load(folder.model("agent"), device),
-        shields={name: BaseShield.load(folder.model(name), device) for name in config.shield},
-        make_env=env_maker(config.env.name, dict(config.env.kwargs)),
-        test=test,
-        commands=[(float(h), float(r)) for h, r in config.env.commands],
-        seed=config.seed,
-        n_episodes=config.evaluation.n_episodes,
-        n_states=config.evaluation.n_states,
-        bound_margin=yardstick.bound_margin,
-        n_starts=followed.n_starts,
-        n_commands=followed.n_commands,
-        return_tolerance=yardstick.return_tolerance,
-        deterministic=config.evaluation.deterministic,
-        use_return_bound=config.calibration.use_return_bound,
-        return_grid=yardstick.return_grid,
-    )
-
-
-def _existing_dataset(config: DictConfig, folder: RunFolder) -> TrajectoryDataset:
-    path = dataset_path(config, folder)
-    if not dataset_exists(path):
-        raise DataError(f"no dataset at {path}: collect and train first, or check data.path")
-    return TrajectoryDataset(path)
-
-
 def _measured(
     config: DictConfig,
     files: "_Records",
@@ -173,7 +135,7 @@ def _measured(
     missing = len(files.missing())
     if missing:
         with place(config), reporter.bar("measurements", missing) as bar:
-            evaluator = _evaluator(subjects, min(rollout_workers(config), missing))
+            evaluator = evaluator_of(subjects, min(rollout_workers(config), missing))
             try:
                 for phase in (files.of_the_unshielded, files.of_the_shields):
                     for measurement, record in evaluator.measure_all(phase()):
@@ -191,8 +153,8 @@ class _Records:
     """
 
     def __init__(self, folder: RunFolder, subjects: Subjects) -> None:
-        self.folder, self.shields, self.commands = folder, subjects.shields, subjects.commands
-        self.settings = {kind: _settings(subjects, names) for kind, names in _SETTINGS.items()}
+        self.folder, self.subjects = folder, subjects
+        self.shields, self.commands = subjects.shields, subjects.commands
 
     def path(self, measurement: Measurement) -> Path:
         kind, (name, *rest) = measurement
@@ -201,12 +163,22 @@ class _Records:
         return self.folder.followed_by(name) if kind == "followed" else self.folder.shield(name)
 
     def write(self, measurement: Measurement, record: dict[str, Any]) -> None:
-        write_json(self.path(measurement), {**record, "settings": self.settings[measurement[0]]})
+        write_json(self.path(measurement), {**record, "settings": self.settings(measurement)})
         self.folder.send()
+
+    def settings(self, measurement: Measurement) -> dict[str, Any]:
+        """What a record is measured by; what is None was unknown to older releases."""
+        kind, (name, *_) = measurement
+        values = {key: _plain(getattr(self.subjects, key)) for key in _SETTINGS[kind]}
+        if kind != "shield" and not self.subjects.deterministic:
+            values["draws"] = "of each episode by its seed"  # older releases drew for all at once
+        if kind == "cell" and name != UNSHIELDED:
+            values["guard"] = self.subjects.guards[name].settings()
+        return {key: value for key, value in values.items() if value is not None}
 
     def missing(self) -> list[Measurement]:
         everything = [*self._cells(UNSHIELDED), *self._others()]
-        for name in self.shields:
+        for name in self.subjects.guards:
             everything += self._cells(name)
         return [measurement for measurement in everything if not self._on_file(measurement)]
 
@@ -227,7 +199,7 @@ class _Records:
         return {
             "cells": [
                 self._cell(guard, command)
-                for guard in (UNSHIELDED, *self.shields)
+                for guard in (UNSHIELDED, *self.subjects.guards)
                 for command in self.commands
             ],
             "shields": {name: self._record(("shield", (name,))) for name in self.shields},
@@ -238,7 +210,7 @@ class _Records:
         path = self.path(measurement)
         if not path.exists():
             return False
-        return bool(read_json(path).get("settings") == self.settings[measurement[0]])
+        return bool(read_json(path).get("settings") == self.settings(measurement))
 
     def _cells(self, guard: str) -> list[Measurement]:
         return [("cell", (guard, command, None)) for command in self.commands]
@@ -255,23 +227,9 @@ class _Records:
         return record
 
 
-def _settings(subjects: Subjects, names: tuple[str, ...]) -> dict[str, Any]:
-    """What a record was measured by; what is None was unknown to older releases."""
-    values = {name: _plain(getattr(subjects, name)) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _plain(value: Any) -> Any:
     """As JSON reads it again."""
     return [list(command) for command in value] if isinstance(value, list) else value
-
-
-def _evaluator(subjects: Subjects, num_workers: int) -> "Evaluator | EvaluatorPool":
-    if num_workers == 0:
-        return Evaluator(subjects)
-    from flowshield.distributed.evaluate import EvaluatorPool
-
-    return EvaluatorPool(subjects, num_workers)
 
 
 def _note(measurement: Measurement, record: dict[str, Any], decimals: int) -> str:

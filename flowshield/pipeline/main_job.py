@@ -1,4 +1,4 @@
-"""The whole way: collect, train, evaluate."""
+"""The whole way: collect, train, probe, certify, evaluate."""
 
 __all__ = ["run"]
 
@@ -16,7 +16,7 @@ from flowshield.run_folder import RunFolder
 
 
 def run(config: DictConfig, folder: RunFolder, reporter: Reporter, command: str) -> dict[str, Any]:
-    """Collects, trains and evaluates; what the folder already holds is not done again.
+    """Goes through all stages; what the folder already holds is not done again.
 
     Args:
         config: From `load_config`.

@@ -44,8 +44,8 @@ def ceiling_shield():
     return shield
 
 
-def begun(command, n=3, shield=None, **options):
-    policy = CommandedPolicy(EchoAgent(), command, shield, **options)
+def begun(command, n=3, guard=None, **options):
+    policy = CommandedPolicy(EchoAgent(), command, guard, **options)
     policy.begin(np.zeros((n, 2)))
     return policy
 
@@ -89,7 +89,7 @@ def test_only_the_rows_that_act_change():
 
 
 def test_a_new_beginning_forgets_the_last_episodes():
-    policy = begun((50, 300.0), n=2, shield=ceiling_shield())
+    policy = begun((50, 300.0), n=2, guard=ceiling_shield())
     step(policy, [0, 1], [1.0, 1.0])
     policy.begin(np.zeros((5, 2)))
     assert policy.commands.tolist() == [[50, 300]] * 5
@@ -99,7 +99,7 @@ def test_a_new_beginning_forgets_the_last_episodes():
 
 
 def test_the_agent_goes_on_from_the_replacement():
-    policy = begun((50, 300.0), n=2, shield=ceiling_shield())
+    policy = begun((50, 300.0), n=2, guard=ceiling_shield())
     step(policy, [0, 1], [30.0, -30.0])
     # (40, 100) took the place of (50, 300); 100 + 30 is too much once more
     step(policy, [0, 1], [0.0, 0.0])
@@ -111,7 +111,7 @@ def test_the_agent_goes_on_from_the_replacement():
 
 
 def test_flags_are_counted_by_episode_and_the_start_is_the_first_step_only():
-    policy = begun((50, 80.0), n=3, shield=ceiling_shield())
+    policy = begun((50, 80.0), n=3, guard=ceiling_shield())
     steep = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     step(policy, [0, 1, 2], [0.0, 0.0, 0.0], states=steep)
     assert policy.flagged.tolist() == [0, 1, 0]
@@ -122,7 +122,7 @@ def test_flags_are_counted_by_episode_and_the_start_is_the_first_step_only():
 
 
 def test_a_shield_that_supports_everything_changes_nothing():
-    with_shield, without = begun((50, 80.0), shield=ceiling_shield()), begun((50, 80.0))
+    with_shield, without = begun((50, 80.0), guard=ceiling_shield()), begun((50, 80.0))
     without.agent.load_state_dict(with_shield.agent.state_dict())
     for rewards in ([1.0, 2.0, 3.0], [0.0, -1.0, 5.0]):
         actions = [step(policy, [0, 1, 2], rewards) for policy in (with_shield, without)]
@@ -165,7 +165,7 @@ def test_commands_that_do_not_fit_the_episodes_are_refused():
 
     with pytest.raises(ShapeError, match="each of 3 episodes, got 2"):
         begun(np.ones((2, 2)), n=3)
-    with pytest.raises(ShapeError, match=r"\[2\], or one an episode"):
+    with pytest.raises(ShapeError, match=r"\[2\], or one per episode"):
         begun(np.ones((2, 3)))
     with pytest.raises(DataError, match=r"got \(0.0, 4.0\)"):
         begun(np.array([[2.0, 3.0], [0.0, 4.0]]), n=2)

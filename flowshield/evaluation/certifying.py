@@ -1,0 +1,92 @@
+"""The paired episodes of a certificate: the policy alone, and with a guard from the same starts."""
+
+__all__ = ["outcomes_of", "paired_losses", "would_replace"]
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flowshield.evaluation.agent import EvaluatedEpisode
+from flowshield.evaluation.certificate import Outcomes, PairedLosses
+from flowshield.models import OutcomeGuard
+
+_ROWS = 256  # decisions that are predicted at a time
+
+
+def would_replace(
+    guard: OutcomeGuard, episodes: Sequence[EvaluatedEpisode], rules: Sequence[float]
+) -> NDArray[np.bool_]:
+    """Whether a guard, by each rule, replaces a command anywhere in episodes that ran without it.
+
+    Up to its first replacement a guarded episode is the same as the one without a guard. So where
+    there is none, nothing need be run again: the guard has done no harm there.
+
+    Args:
+        guard: Its own rule does not matter.
+        episodes: Of the policy alone [n].
+        rules: See `OutcomeGuard` [m].
+
+    Returns:
+        [m, n].
+    """
+    states, requests, owners = _decisions(episodes, guard.every)
+    replaced = np.zeros((len(rules), len(episodes)), dtype=bool)
+    for first in range(0, len(states), _ROWS):
+        part = slice(first, first + _ROWS)
+        request = torch.as_tensor(requests[part], dtype=torch.float32)
+        found = guard.replaced_by(torch.as_tensor(states[part]), request, rules).numpy()
+        for row, owner in enumerate(owners[part]):
+            replaced[:, owner] |= found[:, row]
+    return replaced
+
+
+def outcomes_of(episodes: Sequence[EvaluatedEpisode]) -> Outcomes:
+    """Returns, steps and failures of episodes."""
+    failed = [episode.crashed for episode in episodes]
+    known = all(flag is not None for flag in failed)
+    return Outcomes(
+        np.array([episode.episode.total_return for episode in episodes]),
+        np.array([episode.episode.length for episode in episodes]),
+        np.array(failed, dtype=bool) if known else None,
+    )
+
+
+def paired_losses(
+    guard: OutcomeGuard,
+    alone: Sequence[EvaluatedEpisode],
+    replaces: NDArray[np.bool_],
+    run: Callable[[list[EvaluatedEpisode]], Sequence[EvaluatedEpisode]],
+) -> PairedLosses:
+    """What a guard costs in the episodes of the policy alone.
+
+    Args:
+        guard: By the rule that is looked at.
+        alone: Episodes without it [n].
+        replaces: In which of them it replaces a command [n], from `would_replace`.
+        run: Plays given ones again under the guard.
+    """
+    again = iter(run([episode for episode, hit in zip(alone, replaces, strict=True) if hit]))
+    guarded = [next(again) if hit else e for e, hit in zip(alone, replaces, strict=True)]
+    commands = np.array([episode.command for episode in alone])
+    return PairedLosses.of(
+        guard.intent, commands, outcomes_of(alone), outcomes_of(guarded), replaces
+    )
+
+
+def _decisions(
+    episodes: Sequence[EvaluatedEpisode], every: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64], list[int]]:
+    """States and residual requests where a guard decides, and whose episode each is of."""
+    states, requests, owners = [], [], list[int]()
+    for owner, evaluated in enumerate(episodes):
+        episode = evaluated.episode
+        steps = np.arange(0, episode.length, every)
+        gained = np.concatenate([[0.0], np.cumsum(episode.rewards)])[steps]
+        horizon, asked = evaluated.command
+        left = np.stack([np.maximum(horizon - steps, 1.0), asked - gained], axis=1)
+        states.append(episode.states[steps])
+        requests.append(left)
+        owners += [owner] * len(steps)
+    return np.concatenate(states), np.concatenate(requests), owners

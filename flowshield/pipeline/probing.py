@@ -1,0 +1,174 @@
+"""The stage that probes: rollouts of the agent alone, and the outcome model fitted to them."""
+
+__all__ = ["probe", "probed_part"]
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from omegaconf import DictConfig
+
+from flowshield.data import Episode, TrajectoryDataset
+from flowshield.envs import EnvWrapper
+from flowshield.evaluation import Subjects
+from flowshield.evaluation.agent import EvaluatedEpisode, crashed
+from flowshield.evaluation.outcome_record import outcome_record, outcome_text, rows_of
+from flowshield.evaluation.probing import PARTS
+from flowshield.json_files import write_json
+from flowshield.models import OutcomeModel
+from flowshield.models.outcome import weights_checksum
+from flowshield.pipeline.place import place, rollout_workers
+from flowshield.pipeline.subjects import evaluator_of, existing_dataset, run_subjects
+from flowshield.progress import Reporter
+from flowshield.run_folder import RunFolder
+
+_CHUNK = 50  # episodes of a task: the same for any number of workers, and so are the bytes
+
+
+def probe(
+    config: DictConfig,
+    folder: RunFolder,
+    reporter: Reporter,
+    dataset: TrajectoryDataset | None = None,
+) -> OutcomeModel:
+    """Rolls the agent out alone and fits the outcome model; what is on file is not made again.
+
+    Args:
+        config: From `load_config`.
+        folder: Likewise; it holds the trained models.
+        reporter: Where progress goes.
+        dataset: The run's; None = read it.
+
+    Returns:
+        The outcome model, also in the folder as models/outcome.pt.
+    """
+    subjects = run_subjects(config, folder, dataset or existing_dataset(config, folder))
+    checksum = weights_checksum(subjects.agent)
+    path = folder.model("outcome")
+    if path.exists():
+        model = OutcomeModel.load(path)
+        if model.policy_checksum == checksum:
+            reporter.stage("probe", f"found {path}")
+            return model
+    missing = list(_missing(config, folder))
+    n_episodes = sum(len(indices) for _, indices in missing)
+    reporter.stage("probe", f"{n_episodes} episodes of the agent alone, to learn what it does")
+    with folder.timed("probe"):
+        if missing:
+            _roll_out(config, folder, reporter, subjects, missing)
+        model = _fitted(config, folder, reporter, subjects)
+    return model
+
+
+def probed_part(
+    config: DictConfig, folder: RunFolder, subjects: Subjects, part: str
+) -> list[EvaluatedEpisode]:
+    """The episodes of one part of the probe, in order, from their files."""
+    env = subjects.make_env()
+    try:
+        return [
+            episode
+            for indices in _chunks(_count(config, part))
+            for episode in _read(TrajectoryDataset(folder.probe(part, indices[0])), env)
+        ]
+    finally:
+        env.close()
+
+
+def _count(config: DictConfig, part: str) -> int:
+    """Episodes of a part."""
+    if part == "certificate":
+        return int(config.certificate.n_episodes) if config.shield else 0
+    validation = round(config.probe.validation * config.probe.n_episodes)
+    return int(validation if part == "validation" else config.probe.n_episodes - validation)
+
+
+def _chunks(n_episodes: int) -> Iterator[range]:
+    for first in range(0, n_episodes, _CHUNK):
+        yield range(first, min(first + _CHUNK, n_episodes))
+
+
+def _missing(config: DictConfig, folder: RunFolder) -> Iterator[tuple[str, range]]:
+    for part in PARTS:
+        for indices in _chunks(_count(config, part)):
+            if not folder.probe(part, indices[0]).exists():
+                yield part, indices
+
+
+def _roll_out(
+    config: DictConfig,
+    folder: RunFolder,
+    reporter: Reporter,
+    subjects: Subjects,
+    missing: Sequence[tuple[str, range]],
+) -> None:
+    """Plays the chunks that are not on file, and writes each when it is done."""
+    with place(config), reporter.bar("probe", len(missing)) as bar:
+        evaluator = evaluator_of(subjects, min(rollout_workers(config), len(missing)))
+        try:
+            tasks = [("probed", (part, indices)) for part, indices in missing]
+            for (_, (part, indices)), record in evaluator.measure_all(tasks):
+                episodes: list[EvaluatedEpisode] = record["episodes"]
+                _written(episodes, folder, part, indices)
+                mean = np.mean([episode.episode.total_return for episode in episodes])
+                bar.advance(f"{part}: mean return {mean:.4g}")
+        finally:
+            evaluator.close()
+
+
+def _written(
+    episodes: Sequence[EvaluatedEpisode], folder: RunFolder, part: str, indices: range
+) -> None:
+    lived = [
+        replace(evaluated.episode, behaviour="agent", index=index, request=evaluated.command)
+        for evaluated, index in zip(episodes, indices, strict=True)
+    ]
+    TrajectoryDataset.from_episodes(lived, _facts(lived)).save(folder.probe(part, indices[0]))
+    folder.send()
+
+
+def _facts(episodes: Sequence[Episode]) -> dict[str, int]:
+    """What a file of discrete actions must say."""
+    whole = episodes[0].actions.dtype == np.int64
+    return {"n_actions": max(int(e.actions.max()) for e in episodes) + 1} if whole else {}
+
+
+def _read(data: TrajectoryDataset, env: EnvWrapper) -> Iterator[EvaluatedEpisode]:
+    assert data.requests is not None and data.final_states is not None
+    for number in range(data.n_episodes):
+        first = int(data.episode_starts[number])
+        last = first + int(data.episode_lengths[number]) - 1
+        steps = slice(first, last + 1)
+        command = (float(data.requests[number, 0]), float(data.requests[number, 1]))
+        episode = Episode(
+            states=data.states[steps],
+            final_state=data.final_states[number],
+            actions=data.actions[steps],
+            rewards=data.rewards[steps],
+            terminated=bool(data.terminated[last]),
+            truncated=bool(data.truncated[last]),
+            behaviour="agent",
+            index=number,
+            request=command,
+        )
+        yield EvaluatedEpisode(episode, command, command, crashed(env, episode), 0, False)
+
+
+def _fitted(
+    config: DictConfig, folder: RunFolder, reporter: Reporter, subjects: Subjects
+) -> OutcomeModel:
+    """Fits the outcome model, says how true it is on the certificate's episodes, and writes it."""
+    fit, validation, held_out = (probed_part(config, folder, subjects, part) for part in PARTS)
+    knows = all(episode.crashed is not None for episode in fit)
+    model = OutcomeModel(
+        subjects.agent.state_dim,
+        knows_failure=knows,
+        policy_checksum=weights_checksum(subjects.agent),
+    )
+    model.fit(rows_of(fit, config.seed), rows_of(validation, config.seed + 1), seed=config.seed)
+    model.save(folder.model("outcome"))
+    record = outcome_record(model, held_out or validation, config.seed)
+    write_json(folder.models / "outcome.json", record)
+    folder.send()
+    reporter.stage("probe", f"wrote {folder.model('outcome')}: {outcome_text(record)}")
+    return model
