@@ -64,12 +64,15 @@ def probed_part(
     config: DictConfig, folder: RunFolder, subjects: Subjects, part: str
 ) -> list[EvaluatedEpisode]:
     """The episodes of one part of the probe, in order, from their files."""
-    env = subjects.make_env()
+    env, plan = subjects.make_env(), subjects.plan
+    assert plan is not None
     try:
         return [
             episode
             for indices in _chunks(_count(config, part))
-            for episode in _read(TrajectoryDataset(folder.probe(part, indices[0])), env)
+            for episode in _read(
+                TrajectoryDataset(folder.probe(part, indices[0])), env, plan.seeds(part, indices)
+            )
         ]
     finally:
         env.close()
@@ -133,9 +136,11 @@ def _facts(episodes: Sequence[Episode]) -> dict[str, int]:
     return {"n_actions": max(int(e.actions.max()) for e in episodes) + 1} if whole else {}
 
 
-def _read(data: TrajectoryDataset, env: EnvWrapper) -> Iterator[EvaluatedEpisode]:
+def _read(
+    data: TrajectoryDataset, env: EnvWrapper, seeds: Sequence[int]
+) -> Iterator[EvaluatedEpisode]:
     assert data.requests is not None and data.final_states is not None
-    for number in range(data.n_episodes):
+    for number, seed in enumerate(seeds):
         first = int(data.episode_starts[number])
         last = first + int(data.episode_lengths[number]) - 1
         steps = slice(first, last + 1)
@@ -151,7 +156,7 @@ def _read(data: TrajectoryDataset, env: EnvWrapper) -> Iterator[EvaluatedEpisode
             index=number,
             request=command,
         )
-        yield EvaluatedEpisode(episode, command, command, crashed(env, episode), 0, False)
+        yield EvaluatedEpisode(episode, command, command, crashed(env, episode), 0, False, seed)
 
 
 def _fitted(
