@@ -125,6 +125,7 @@ RANGES: Final[dict[str, _Range]] = {
     "guard.n_candidates": _AT_LEAST_1,
     "probe.n_episodes": _AT_LEAST_2,
     "probe.validation": _INSIDE_0_1,
+    "probe.n_steps": _AT_LEAST_1,
     "certificate.n_episodes": _AT_LEAST_1,
     "certificate.epsilon": _HALF,
     "certificate.delta": _INSIDE_0_1,

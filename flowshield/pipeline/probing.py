@@ -170,7 +170,12 @@ def _fitted(
         knows_failure=knows,
         policy_checksum=weights_checksum(subjects.agent),
     )
-    model.fit(rows_of(fit, config.seed), rows_of(validation, config.seed + 1), seed=config.seed)
+    model.fit(
+        rows_of(fit, config.seed),
+        rows_of(validation, config.seed + 1),
+        n_steps=config.probe.n_steps,
+        seed=config.seed,
+    )
     model.save(folder.model("outcome"))
     record = outcome_record(model, held_out or validation, config.seed)
     write_json(folder.models / "outcome.json", record)
