@@ -1,7 +1,8 @@
 """The paired episodes of a certificate: the policy alone, and with a guard from the same starts."""
 
-__all__ = ["outcomes_of", "paired_losses", "would_replace"]
+__all__ = ["certified_guard", "outcomes_of", "paired_losses", "would_replace"]
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,10 +10,42 @@ import torch
 from numpy.typing import NDArray
 
 from flowshield.evaluation.agent import EvaluatedEpisode
-from flowshield.evaluation.certificate import Outcomes, PairedLosses
-from flowshield.models import OutcomeGuard
+from flowshield.evaluation.certificate import Certificate, Outcomes, PairedLosses
+from flowshield.models import BaseShield, OutcomeGuard, OutcomeModel
 
 _ROWS = 256  # decisions that are predicted at a time
+
+
+def certified_guard(
+    certificate: Certificate,
+    shield: BaseShield,
+    outcome: OutcomeModel,
+    *,
+    every: int,
+    n_candidates: int,
+    name: str,
+) -> OutcomeGuard:
+    """The guard that a certificate speaks of, by its rule; without one it replaces nothing.
+
+    Args:
+        certificate: Says the intent, the unit of harm and the rule.
+        shield: Gives the candidates.
+        outcome: Predicts what the policy gets.
+        every: Steps from one decision to the next, as certified.
+        n_candidates: Samples at each decision, as certified.
+        name: What results call the guard.
+    """
+    rule = math.inf if certificate.chosen is None else certificate.chosen
+    return OutcomeGuard(
+        shield,
+        outcome,
+        certificate.intent,
+        certificate.return_range,
+        rule=rule,
+        every=every,
+        n_candidates=n_candidates,
+        name=name,
+    )
 
 
 def would_replace(

@@ -1,8 +1,7 @@
 """The stage that certifies: which rule of the outcome guard does no harm, shield by shield."""
 
-__all__ = ["certify_run", "guarded_subjects", "outcome_guards"]
+__all__ = ["certify_run", "guard_record", "guarded_subjects", "outcome_guards"]
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from flowshield.evaluation.certificate import (
     certify,
     check_episodes,
 )
-from flowshield.evaluation.certifying import paired_losses, would_replace
+from flowshield.evaluation.certifying import certified_guard, paired_losses, would_replace
 from flowshield.json_files import read_json, write_json
 from flowshield.models import Guard, Intent, OutcomeGuard, OutcomeModel, SupportGuard
 from flowshield.models.intent import return_range
@@ -128,14 +127,37 @@ def guarded_subjects(
         certificates = certify_run(config, folder, reporter, dataset)
         model = probe(config, folder, reporter, dataset)
         guards = {
-            name: guard.with_rule(_rule(certificates[name]))
-            for name, guard in outcome_guards(config, subjects, model, dataset).items()
+            name: certified_guard(
+                certificates[name],
+                shield,
+                model.to(shield.device),
+                every=config.guard.every,
+                n_candidates=config.guard.n_candidates,
+                name=name,
+            )
+            for name, shield in subjects.shields.items()
         }
     return subjects.with_guards(guards)
 
 
-def _rule(certificate: Certificate) -> float:
-    return math.inf if certificate.chosen is None else certificate.chosen
+def guard_record(config: DictConfig, folder: RunFolder, subjects: Subjects) -> dict[str, Any]:
+    """The entry "guard" of results.json.
+
+    Returns:
+        "kind" and "intent"; of an outcome guard "every", "n_candidates", "outcome" (the record of
+        models/outcome.json, how true its predictions are) and "certificates" by shield.
+    """
+    record = {"kind": str(config.guard.kind), "intent": str(config.guard.intent)}
+    if config.guard.kind != "outcome" or not subjects.shields:
+        return record
+    certificates = {n: read_json(folder.certificate(n))["certificate"] for n in subjects.shields}
+    return {
+        **record,
+        "every": int(config.guard.every),
+        "n_candidates": int(config.guard.n_candidates),
+        "outcome": read_json(folder.models / "outcome.json"),
+        "certificates": certificates,
+    }
 
 
 class _Pairs:

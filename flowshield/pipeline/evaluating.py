@@ -26,7 +26,7 @@ from flowshield.evaluation.wording import command_label, number
 from flowshield.evaluation.yardstick import Yardstick, margin_text, tolerance_text
 from flowshield.json_files import read_json, write_json
 from flowshield.models.scale import ReturnScale
-from flowshield.pipeline.certifying import guarded_subjects
+from flowshield.pipeline.certifying import guard_record, guarded_subjects
 from flowshield.pipeline.dashboard import log_evaluation
 from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.pipeline.exploring import ExplorerSettings, write_run_explorer
@@ -79,6 +79,7 @@ def evaluate(
     with folder.timed("explore"):
         explorer = _explorer(config, folder, reporter, subjects, measured["cells"])
     typed = "\n".join(folder.remember(command))
+    measured["guard"] = guard_record(config, folder, subjects)
     results = gather_results(config, folder, typed, dataset, parts, measured, yardstick)
     write_json(folder.results, results)
     with atomic_write(folder.table) as file:
@@ -93,7 +94,7 @@ def evaluate(
 
 
 def _announce(subjects: Subjects, yardstick: Yardstick, reporter: Reporter) -> None:
-    shielded = f" and with {', '.join(subjects.shields)}" if subjects.shields else ""
+    shielded = f" and with {', '.join(subjects.guards)}" if subjects.guards else ""
     reporter.stage(
         "evaluate",
         f"{counted(subjects.n_episodes, 'episode')} for each of "

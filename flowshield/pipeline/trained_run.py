@@ -10,9 +10,11 @@ import gymnasium
 from flowshield.counted import counted
 from flowshield.envs import EnvWrapper, list_envs, make_env
 from flowshield.errors import ConfigError, UsageError, unknown_name
-from flowshield.evaluation import lend_return_bound
+from flowshield.evaluation import Certificate, lend_return_bound
+from flowshield.evaluation.certifying import certified_guard
 from flowshield.evaluation.verdict import Verdict
-from flowshield.models import BaseShield, UDRLAgent
+from flowshield.json_files import read_json
+from flowshield.models import BaseShield, Guard, OutcomeModel, SupportGuard, UDRLAgent
 from flowshield.pipeline.run_verdict import run_verdict
 from flowshield.pipeline.typed_again import typed_again
 from flowshield.run_config import read_config
@@ -80,6 +82,56 @@ class TrainedRun:
         if self.config.calibration.use_return_bound:
             lend_return_bound(shield, self.make_env())
         return name, shield
+
+    def guard(self, name: str | None = None) -> Guard | None:
+        """What acts with a shield, as the run's config says and its certificate allows.
+
+        Args:
+            name: Of the shield, as in the config; None = that of `choice`.
+
+        Returns:
+            None where the config says none.
+
+        Raises:
+            UsageError: There is no such shield, or the run was not probed and certified.
+            FileFormatError: A file is none of this release.
+        """
+        name, shield = self.shield(name)
+        settings = self.config.guard
+        if settings.kind == "none":
+            return None
+        if settings.kind == "support":
+            return SupportGuard(shield, name)
+        path = self.folder.fetched(self.folder.certificate(name))
+        if not path.is_file():
+            raise UsageError(
+                f"{self.folder.place} holds no certificate of {name}: "
+                f"{run_command('certify', self.folder.place)} makes it, and guard.kind=support "
+                "needs none"
+            )
+        return certified_guard(
+            Certificate.from_json(read_json(path)["certificate"]),
+            shield,
+            self.outcome(),
+            every=settings.every,
+            n_candidates=settings.n_candidates,
+            name=name,
+        )
+
+    def outcome(self) -> OutcomeModel:
+        """What the agent gets under a command.
+
+        Raises:
+            UsageError: The run was not probed.
+            FileFormatError: Its file is none of this release.
+        """
+        path = self.folder.fetched(self.folder.model("outcome"))
+        if not path.is_file():
+            raise UsageError(
+                f"{self.folder.place} was not probed: {run_command('probe', self.folder.place)} "
+                "learns what its agent does under a command"
+            )
+        return OutcomeModel.load(path)
 
     def choice(self, name: str | None = None) -> ShieldChoice:
         """The shield of that name; without one the first of the run's verdict, or its only one.
