@@ -168,8 +168,8 @@ class OutcomeModel(nn.Module):
         rows: OutcomeRows,
         validation: OutcomeRows,
         *,
-        n_steps: int = 1500,
-        batch_size: int = 512,
+        n_steps: int = 1000,
+        batch_size: int = 256,
         seed: int = 0,
     ) -> Self:
         """Fits all members, keeps the best of several moments, and makes the interval hold.

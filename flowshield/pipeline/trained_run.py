@@ -106,7 +106,7 @@ class TrainedRun:
         if not path.is_file():
             raise UsageError(
                 f"{self.folder.place} holds no certificate of {name}: "
-                f"{run_command('certify', self.folder.place)} makes it, and guard.kind=support "
+                f"{typed_again(self.config, 'certify', self.folder.place)} makes it, and guard.kind=support "
                 "needs none"
             )
         return certified_guard(
@@ -128,7 +128,7 @@ class TrainedRun:
         path = self.folder.fetched(self.folder.model("outcome"))
         if not path.is_file():
             raise UsageError(
-                f"{self.folder.place} was not probed: {run_command('probe', self.folder.place)} "
+                f"{self.folder.place} was not probed: {typed_again(self.config, 'probe', self.folder.place)} "
                 "learns what its agent does under a command"
             )
         return OutcomeModel.load(path)
