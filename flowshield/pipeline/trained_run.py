@@ -106,8 +106,8 @@ class TrainedRun:
         if not path.is_file():
             raise UsageError(
                 f"{self.folder.place} holds no certificate of {name}: "
-                f"{typed_again(self.config, 'certify', self.folder.place)} makes it, and guard.kind=support "
-                "needs none"
+                f"{typed_again(self.config, 'certify', self.folder.place)} makes it, and "
+                "guard.kind=support needs none"
             )
         return certified_guard(
             Certificate.from_json(read_json(path)["certificate"]),
@@ -128,8 +128,8 @@ class TrainedRun:
         path = self.folder.fetched(self.folder.model("outcome"))
         if not path.is_file():
             raise UsageError(
-                f"{self.folder.place} was not probed: {typed_again(self.config, 'probe', self.folder.place)} "
-                "learns what its agent does under a command"
+                f"{self.folder.place} was not probed: "
+                f"{typed_again(self.config, 'probe', self.folder.place)} learns what its agent does"
             )
         return OutcomeModel.load(path)
 
