@@ -107,7 +107,7 @@ class OutcomeModel(nn.Module):
     little. Each is trained with the pinball loss of all quantiles (Koenker & Bassett 1978; Dabney
     et al. 2018, arXiv 1710.10044, eq. 9) and the cross entropy of failure. The 90% interval is made
     to hold by conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222, eq. 8) on
-    one random step of each validation episode.
+    the start of each validation episode: what a request gets is asked there first.
 
     Everything public is in raw units; the standardizers are buffers of the model.
 
@@ -132,7 +132,7 @@ class OutcomeModel(nn.Module):
         state_dim: int,
         *,
         n_members: int = 5,
-        hidden_dim: int = 128,
+        hidden_dim: int = 64,
         n_layers: int = 2,
         n_levels: int = 16,
         knows_failure: bool = True,
@@ -223,7 +223,7 @@ class OutcomeModel(nn.Module):
                 if now < best:
                     best, kept = now, {k: v.clone() for k, v in self.state_dict().items()}
         self.load_state_dict(kept)
-        self._conformalize(validation, generator)
+        self._conformalize(validation)
         return self.eval()
 
     @torch.no_grad()
@@ -366,9 +366,9 @@ class OutcomeModel(nn.Module):
         return low - self.margin, high + self.margin
 
     @torch.no_grad()
-    def _conformalize(self, rows: OutcomeRows, generator: torch.Generator) -> None:
-        """Sets the margin from one random step of each episode."""
-        picked = _one_per_episode(rows.episodes, generator)
+    def _conformalize(self, rows: OutcomeRows) -> None:
+        """Sets the margin from the first row of each episode, its start."""
+        picked = torch.from_numpy(np.unique(rows.episodes.numpy(), return_index=True)[1])
         self.margin.zero_()
         inputs = self._inputs(rows.states[picked], rows.commands[picked])
         low, high = self._interval(self._outputs(inputs.expand(self.n_members, -1, -1))[0])
@@ -461,12 +461,6 @@ def _bootstrap(episodes: Tensor, generator: torch.Generator) -> Tensor:
     names = episodes.unique()  # type: ignore[no-untyped-call]
     drawn = names[torch.randint(len(names), (len(names),), generator=generator)]
     return torch.cat([(episodes == name).nonzero().squeeze(1) for name in drawn])
-
-
-def _one_per_episode(episodes: Tensor, generator: torch.Generator) -> Tensor:
-    order = torch.randperm(len(episodes), generator=generator)
-    shuffled = episodes[order].numpy()
-    return order[torch.from_numpy(np.unique(shuffled, return_index=True)[1])]
 
 
 def _rising(raw: Tensor) -> Tensor:
