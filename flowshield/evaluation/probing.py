@@ -45,12 +45,20 @@ class ProbePlan:
     high: Command
 
     @classmethod
-    def of_data(cls, seed: int, commands: ArrayLike) -> "ProbePlan":
-        """Takes the box from the hindsight commands [n, 2] of the data."""
-        pairs = np.asarray(commands, dtype=np.float64)
+    def of_data(cls, seed: int, commands: ArrayLike, requests: ArrayLike) -> "ProbePlan":
+        """Takes the box from the data, and widens it until it holds some requests.
+
+        Args:
+            seed: Of the starts and of every draw.
+            commands: Hindsight commands of the data [n, 2].
+            requests: What will be asked for [m, 2]: beyond the box nothing would be known of it.
+        """
+        pairs, asked = np.asarray(commands, np.float64), np.asarray(requests, np.float64)
         low, high = np.quantile(pairs[:, 1], [_TAIL, 1.0 - _TAIL])
-        longest = _LONGER * float(pairs[:, 0].max())
-        return cls(seed, (1.0, float(low)), (longest, float(high + _HIGHER * (high - low))))
+        high += _HIGHER * (high - low)
+        longest = max(_LONGER * float(pairs[:, 0].max()), float(asked[:, 0].max()))
+        low, high = min(low, asked[:, 1].min()), max(high, asked[:, 1].max())
+        return cls(seed, (1.0, float(low)), (longest, float(high)))
 
     def seeds(self, part: str, indices: Sequence[int]) -> list[int]:
         """Seeds of the resets, none of which an evaluation with this plan's seed starts from."""

@@ -50,7 +50,7 @@ def run_subjects(config: DictConfig, folder: RunFolder, dataset: TrajectoryDatas
         deterministic=config.evaluation.deterministic,
         use_return_bound=config.calibration.use_return_bound,
         return_grid=yardstick.return_grid,
-        plan=ProbePlan.of_data(config.seed, dataset.commands),
+        plan=ProbePlan.of_data(config.seed, dataset.commands, config.env.commands),
     )
 
 
