@@ -19,7 +19,7 @@ from flowshield.models.action_heads import (
 from flowshield.models.checks import check_batch
 from flowshield.models.networks import ResidualMLP
 from flowshield.models.serialization import load_payload, rebuilding, rebuilt, save_payload
-from flowshield.models.standardizer import CommandStandardizer, Standardizer, state_names
+from flowshield.models.standardizer import COMMAND_NAMES, Standardizer, state_names
 
 
 class UDRLAgent(nn.Module):
@@ -94,7 +94,7 @@ class UDRLAgent(nn.Module):
             GaussianHead(action_dim) if n_actions is None else CategoricalHead(n_actions)
         )
         self.state_standardizer = Standardizer(state_dim)
-        self.command_standardizer = CommandStandardizer(command_dim)
+        self.command_standardizer = Standardizer(command_dim)
         if n_actions is None:
             low = torch.empty(action_dim).copy_(_row(action_low))
             high = torch.empty(action_dim).copy_(_row(action_high))
@@ -124,7 +124,7 @@ class UDRLAgent(nn.Module):
             DataWarning: See `Standardizer.fit`.
         """
         self.state_standardizer.fit(states, state_names(self.state_dim))
-        self.command_standardizer.fit(commands)
+        self.command_standardizer.fit(commands, COMMAND_NAMES)
         if self.n_actions is None:
             self._fit_actions(actions)
 
