@@ -103,6 +103,7 @@ def test_a_run_leaves_everything_it_promises(finished):
         assert (finished / name).stat().st_size > 0, name
     assert {p.stem for p in (finished / "models").glob("*.pt")} == {
         "agent",
+        "outcome",
         "quantile",
         "mixture",
         "diffusion",

@@ -56,7 +56,8 @@ class Cell:
         command: The request.
         shield: The shield's type, or "none".
         episodes: In the order of their seeds: two cells with one seed pair episode by episode.
-        n_uncomputed: Scores that the shield could not compute, and took for unsupported.
+        n_uncomputed: Scores that the shield could not compute and took for unsupported, and
+            predictions that an outcome guard could not compute and did not act on.
     """
 
     command: Command
@@ -237,8 +238,9 @@ def _kind(n_actions: int | None, action_dim: int) -> str:
 
 
 def _uncomputed(shield: BaseShield | Guard | None) -> int:
-    """Scores that the shield, or the guard's shield, could not compute so far."""
-    return int(getattr(getattr(shield, "shield", shield), "n_uncomputed", 0))
+    """What the shield, or the guard and its shield, could not compute so far."""
+    owners = (shield, getattr(shield, "shield", None))
+    return sum(int(getattr(owner, "n_uncomputed", 0)) for owner in owners)
 
 
 def crashed(env: EnvWrapper, episode: Episode) -> bool | None:

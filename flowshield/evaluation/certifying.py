@@ -68,8 +68,10 @@ def would_replace(
     replaced = np.zeros((len(rules), len(episodes)), dtype=bool)
     for first in range(0, len(states), _ROWS):
         part = slice(first, first + _ROWS)
-        request = torch.as_tensor(requests[part], dtype=torch.float32)
-        found = guard.replaced_by(torch.as_tensor(states[part]), request, rules).numpy()
+        state, request = (
+            torch.as_tensor(array[part], device=guard.shield.device) for array in (states, requests)
+        )
+        found = guard.replaced_by(state, request, rules).cpu().numpy()
         for row, owner in enumerate(owners[part]):
             replaced[:, owner] |= found[:, row]
     return replaced
@@ -110,16 +112,19 @@ def paired_losses(
 
 def _decisions(
     episodes: Sequence[EvaluatedEpisode], every: int
-) -> tuple[NDArray[np.float32], NDArray[np.float64], list[int]]:
-    """States and residual requests where a guard decides, and whose episode each is of."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[int]]:
+    """States and residual requests where a guard decides, and whose episode each is of.
+
+    The residuals are rounded as `CommandedPolicy` rounds them, step by step.
+    """
     states, requests, owners = [], [], list[int]()
     for owner, evaluated in enumerate(episodes):
         episode = evaluated.episode
         steps = np.arange(0, episode.length, every)
-        gained = np.concatenate([[0.0], np.cumsum(episode.rewards)])[steps]
-        horizon, asked = evaluated.command
-        left = np.stack([np.maximum(horizon - steps, 1.0), asked - gained], axis=1)
+        passed = np.stack([np.ones(episode.length), episode.rewards], axis=1)
+        left = np.cumsum(np.vstack([evaluated.command, -passed]).astype(np.float32), axis=0)
+        left[:, 0] = np.maximum(left[:, 0], 1.0)
         states.append(episode.states[steps])
-        requests.append(left)
+        requests.append(left[steps])
         owners += [owner] * len(steps)
     return np.concatenate(states), np.concatenate(requests), owners

@@ -4,6 +4,7 @@ __all__ = ["PARTS", "ProbePlan", "probed"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -61,14 +62,14 @@ class ProbePlan:
         return cls(seed, (1.0, float(low)), (longest, float(high)))
 
     def seeds(self, part: str, indices: Sequence[int]) -> list[int]:
-        """Seeds of the resets, none of which an evaluation with this plan's seed starts from."""
-        used = set(start_seeds(self.seed, _AVOIDED))
+        """Seeds of the resets, none of another part's nor of an evaluation with this seed."""
+        used = _evaluated_seeds(self.seed)
         found = []
         for index in indices:
             rng = self._generator(part, index)
-            seed = int(rng.integers(2**31))
+            seed = _of_part(part, rng)
             while seed in used:
-                seed = int(rng.integers(2**31))
+                seed = _of_part(part, rng)
             found.append(seed)
         return found
 
@@ -115,6 +116,16 @@ class ProbePlan:
             raise unknown_name("part of a probe", part, PARTS)
         root = np.random.SeedSequence(self.seed, spawn_key=(1 + PARTS.index(part), index))
         return np.random.default_rng(root)
+
+
+def _of_part(part: str, rng: np.random.Generator) -> int:
+    """A seed that no other part draws."""
+    return len(PARTS) * int(rng.integers(2**29)) + PARTS.index(part)
+
+
+@lru_cache(maxsize=8)
+def _evaluated_seeds(seed: int) -> frozenset[int]:
+    return frozenset(start_seeds(seed, _AVOIDED))
 
 
 def probed(

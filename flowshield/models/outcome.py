@@ -1,6 +1,7 @@
 """What a given policy gets under a command: the law of return, steps and failure."""
 
 __all__ = [
+    "LEAST_VALIDATION",
     "Law",
     "Outcome",
     "OutcomeModel",
@@ -27,7 +28,9 @@ from flowshield.models.standardizer import CommandStandardizer, Standardizer, st
 COVERAGE = 0.9
 """Of the interval of `Outcome`."""
 
-_LEAST_CALIBRATION = 19  # episodes that a 90% interval needs: floor(0.9 * 20) of them lie inside
+LEAST_VALIDATION = 19
+"""Episodes of validation that a 90% interval needs: floor(0.9 * 20) of them lie inside."""
+
 _CHECKS = 20  # times that the validation loss is looked at
 _LEARNING_RATE = 3e-3
 
@@ -190,7 +193,7 @@ class OutcomeModel(nn.Module):
         """
         for name, given, least in (
             ("rows", rows, 2),
-            ("validation", validation, _LEAST_CALIBRATION),
+            ("validation", validation, LEAST_VALIDATION),
         ):
             _check(name, given, self.state_dim, least)
         self._fit_standardizers(rows)
@@ -253,8 +256,8 @@ class OutcomeModel(nn.Module):
         shape = (self.n_members, batch, m)
         failure = torch.sigmoid(logit) if self.knows_failure else torch.full_like(logit, math.nan)
         return Law(
-            self._raw(self.return_standardizer, returns).view(*shape, -1),
-            self._raw(self.step_standardizer, steps).view(*shape, -1),
+            self._raw(self.return_standardizer, returns).view(*shape, self.n_levels),
+            self._raw(self.step_standardizer, steps).view(*shape, self.n_levels),
             failure.view(shape),
         )
 
@@ -277,7 +280,7 @@ class OutcomeModel(nn.Module):
         ends = [self._raw(self.return_standardizer, end) for end in (low, high)]
         return Outcome(
             mean=means.mean(dim=0),
-            spread=means.std(dim=0) if self.n_members > 1 else torch.zeros_like(means[0]),
+            spread=means.std(dim=0, correction=min(1, self.n_members - 1)),
             low=ends[0],
             high=ends[1],
             steps=law.steps.mean(dim=(0, 3)),
@@ -400,6 +403,7 @@ def outcome_rows(
         seed: Of the choice.
 
     Raises:
+        DataError: There is no episode.
         ShapeError: There are not as many commands and failures as episodes.
     """
     if not len(episodes) == len(commands) == len(failed):
@@ -407,6 +411,8 @@ def outcome_rows(
             f"expected a command and a failure for each of {len(episodes)} episodes, got "
             f"{len(commands)} and {len(failed)}"
         )
+    if not episodes:
+        raise DataError("expected at least one episode, got none: roll the policy out first")
     rng = np.random.default_rng(seed)
     parts: list[list[Any]] = []
     for number, (episode, (horizon, asked)) in enumerate(zip(episodes, commands, strict=True)):

@@ -12,7 +12,7 @@ __all__ = [
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -134,7 +134,7 @@ class SupportGuard:
         return Decision(there.command, there.changed)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class OutcomeGuard:
     """Replaces a command only where the policy is predicted to do clearly better under another.
 
@@ -158,6 +158,8 @@ class OutcomeGuard:
         every: Steps from one decision to the next.
         n_candidates: Samples of the shield at each decision.
         name: What results call it.
+        n_uncomputed: Candidates of which a prediction is NaN or infinite; none of them is chosen,
+            and where the request is one, it is left alone.
     """
 
     shield: BaseShield
@@ -168,6 +170,7 @@ class OutcomeGuard:
     every: int = 20
     n_candidates: int = 48
     name: str = "outcome"
+    n_uncomputed: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -194,6 +197,7 @@ class OutcomeGuard:
             "every": self.every,
             "n_candidates": self.n_candidates,
             "policy": self.outcome.policy_checksum,
+            "outcome": weights_checksum(self.outcome),
         }
 
     def check_policy(self, policy: object) -> None:
@@ -216,9 +220,7 @@ class OutcomeGuard:
             return Decision(request, torch.zeros(len(request), dtype=torch.bool))
         candidates = self.candidates(state, request, command)
         gains = self._gains(self.outcome.law(state, candidates), request)
-        best = gains.scores(self.rule).argmax(dim=1)
-        chosen = candidates[torch.arange(len(best), device=best.device), best]
-        return Decision(chosen, best > 0)
+        return _chosen(candidates, gains.scores(self.rule))
 
     @torch.no_grad()
     def replaced_by(self, state: Tensor, request: Tensor, rules: Sequence[float]) -> Tensor:
@@ -229,9 +231,9 @@ class OutcomeGuard:
             request: What is left of the requests [batch, 2].
             rules: See the class.
         """
-        law = self.outcome.law(state, self.candidates(state, request, request))
-        gains = self._gains(law, request)
-        return torch.stack([gains.scores(rule).argmax(dim=1) > 0 for rule in rules])
+        candidates = self.candidates(state, request, request)
+        gains = self._gains(self.outcome.law(state, candidates), request)
+        return torch.stack([_chosen(candidates, gains.scores(rule)).replaced for rule in rules])
 
     def candidates(self, state: Tensor, request: Tensor, command: Tensor) -> Tensor:
         """The request, the command carried out now, and the shield's samples, [batch, m, 2]."""
@@ -245,12 +247,22 @@ class OutcomeGuard:
         asked = request.unsqueeze(1).unsqueeze(0)  # of every member and candidate
         utility = self.intent.expected_utility(law.returns, law.steps, asked)
         gain = utility - utility[..., :1]
+        spread = gain.std(dim=0, correction=min(1, len(gain) - 1))  # of one member 0
         failure = law.failure.mean(dim=0)
+        more = failure - failure[:, :1] if self.outcome.knows_failure else torch.zeros_like(failure)
+        self.n_uncomputed += int((~(utility.mean(dim=0) + more).isfinite()).sum())
         return _Gains(
             gain.mean(dim=0),
-            gain.std(dim=0).clamp(min=_FLOOR * self.return_range),
-            failure - failure[:, :1] > _MOST_FAILURE,  # unknown failures are never riskier
+            spread.clamp(min=_FLOOR * self.return_range),
+            ~(more <= _MOST_FAILURE),  # NaN is not below anything
         )
+
+
+def _chosen(candidates: Tensor, scores: Tensor) -> Decision:
+    """The best candidates by their scores; the first of each row is the request."""
+    best = scores.argmax(dim=1)
+    chosen = candidates[torch.arange(len(best), device=best.device), best]
+    return Decision(chosen, (chosen != candidates[:, 0]).any(dim=1))
 
 
 class _Gains(NamedTuple):
@@ -473,8 +485,9 @@ class ShieldedPolicy:
         """
         if not isinstance(self.guard, OutcomeGuard):
             raise ConfigError("expected an OutcomeGuard, which predicts outcomes; got another")
-        rows = [torch.as_tensor(np.asarray(x, np.float32)[None]) for x in (state, command)]
-        return self.guard.outcome.predict(*rows)
+        device = self.agent.action_low.device
+        rows = [np.asarray(x, np.float32)[None] for x in (state, command)]
+        return self.guard.outcome.predict(*(torch.as_tensor(row, device=device) for row in rows))
 
     def _begun(self) -> CommandedPolicy:
         if self._episode is None:

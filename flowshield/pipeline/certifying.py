@@ -1,6 +1,12 @@
 """The stage that certifies: which rule of the outcome guard does no harm, shield by shield."""
 
-__all__ = ["certify_run", "guard_record", "guarded_subjects", "outcome_guards"]
+__all__ = [
+    "certify_run",
+    "check_guard_request",
+    "guard_record",
+    "guarded_subjects",
+    "outcome_guards",
+]
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +30,7 @@ from flowshield.models import Guard, Intent, OutcomeGuard, OutcomeModel, Support
 from flowshield.models.intent import return_range
 from flowshield.models.policy import RULES
 from flowshield.pipeline.place import place, rollout_workers
-from flowshield.pipeline.probing import probe, probed_part
+from flowshield.pipeline.probing import check_probe, probe, probe_settings, probed_part
 from flowshield.pipeline.subjects import evaluator_of, existing_dataset, run_subjects
 from flowshield.progress import Bar, Reporter
 from flowshield.run_folder import RunFolder
@@ -55,13 +61,13 @@ def certify_run(
     Raises:
         DataError: `certificate.n_episodes` is less than can certify anything.
     """
-    settings = config.certificate
-    check_episodes(settings.n_episodes, settings.epsilon, settings.delta)
+    _check_sizes(config)
     dataset = dataset or existing_dataset(config, folder)
     model = probe(config, folder, reporter, dataset)
     subjects = run_subjects(config, folder, dataset)
     guards = outcome_guards(config, subjects, model, dataset)
-    known = {name: _on_file(folder, name, _settings(config, guards[name])) for name in guards}
+    settings = {name: _settings(config, subjects, guards[name]) for name in guards}
+    known = {name: _on_file(folder, name, settings[name]) for name in guards}
     found = {name: certificate for name, certificate in known.items() if certificate is not None}
     missing = [name for name in guards if name not in found]
     for name in found:
@@ -75,12 +81,30 @@ def certify_run(
             try:
                 for name in missing:
                     with reporter.bar(f"certify: {name}", len(RULES)) as bar:
-                        pairs = _Pairs(config, folder, evaluator, guards[name], name, alone, bar)
+                        pairs = _Pairs(
+                            config, folder, evaluator, guards[name], settings[name], alone, bar
+                        )
                         found[name] = pairs.certificate()
                     reporter.stage("certify", f"{name}: {_first_line(found[name])}")
             finally:
                 evaluator.close()
     return {name: found[name] for name in guards}
+
+
+def check_guard_request(config: DictConfig) -> None:
+    """Refuses too few episodes for the outcome guard of a config, before any work is done for it.
+
+    Raises:
+        DataError: `certificate.n_episodes` can certify nothing, or `probe.n_episodes` is too low.
+    """
+    if config.guard.kind == "outcome" and config.shield:
+        _check_sizes(config)
+
+
+def _check_sizes(config: DictConfig) -> None:
+    settings = config.certificate
+    check_episodes(settings.n_episodes, settings.epsilon, settings.delta)
+    check_probe(config)
 
 
 def outcome_guards(
@@ -151,11 +175,13 @@ def guard_record(config: DictConfig, folder: RunFolder, subjects: Subjects) -> d
     if config.guard.kind != "outcome" or not subjects.shields:
         return record
     certificates = {n: read_json(folder.certificate(n))["certificate"] for n in subjects.shields}
+    outcome = read_json(folder.models / "outcome.json")
+    del outcome["settings"]
     return {
         **record,
         "every": int(config.guard.every),
         "n_candidates": int(config.guard.n_candidates),
-        "outcome": read_json(folder.models / "outcome.json"),
+        "outcome": outcome,
         "certificates": certificates,
     }
 
@@ -169,13 +195,13 @@ class _Pairs:
         folder: RunFolder,
         evaluator: "Evaluator | EvaluatorPool",
         guard: OutcomeGuard,
-        name: str,
+        settings: Mapping[str, Any],
         alone: Sequence[EvaluatedEpisode],
         bar: Bar,
     ) -> None:
         self.config, self.folder, self.evaluator = config, folder, evaluator
-        self.guard, self.name, self.alone, self.bar = guard, name, alone, bar
-        self.settings = _settings(config, guard)
+        self.guard, self.name, self.settings = guard, guard.name, settings
+        self.alone, self.bar = alone, bar
         self.replaces = dict(zip(RULES, would_replace(guard, alone, RULES), strict=True))
 
     def certificate(self) -> Certificate:
@@ -237,11 +263,11 @@ def _losses_of(content: Mapping[str, Any]) -> PairedLosses:
     )
 
 
-def _settings(config: DictConfig, guard: OutcomeGuard) -> dict[str, Any]:
+def _settings(config: DictConfig, subjects: Subjects, guard: OutcomeGuard) -> dict[str, Any]:
     """What the losses of a guard were measured by."""
     return {
         **{key: value for key, value in guard.settings().items() if key != "rule"},
-        "n_probed": int(config.probe.n_episodes),
+        "probe": probe_settings(subjects),
         "n_episodes": int(config.certificate.n_episodes),
         "epsilon": float(config.certificate.epsilon),
         "delta": float(config.certificate.delta),

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from flowshield.pipeline.certifying import check_guard_request
 from flowshield.pipeline.collecting import check_training_request, collect
 from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.pipeline.evaluating import evaluate
@@ -28,6 +29,7 @@ def run(config: DictConfig, folder: RunFolder, reporter: Reporter, command: str)
         The content of results.json.
     """
     check_training_request(config, folder)
+    check_guard_request(config)
     with place(config):  # one Ray for all stages
         check_room(config)
         dataset = collect(config, folder, reporter)
