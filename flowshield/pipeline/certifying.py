@@ -149,7 +149,7 @@ def guarded_subjects(
         guards = {name: SupportGuard(s, name) for name, s in subjects.shields.items()}
     elif config.guard.kind == "outcome" and subjects.shields:
         certificates = certify_run(config, folder, reporter, dataset)
-        model = probe(config, folder, reporter, dataset)
+        model = OutcomeModel.load(folder.model("outcome"))
         guards = {
             name: certified_guard(
                 certificates[name],

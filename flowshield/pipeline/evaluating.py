@@ -28,7 +28,6 @@ from flowshield.json_files import read_json, write_json
 from flowshield.models.scale import ReturnScale
 from flowshield.pipeline.certifying import guard_record, guarded_subjects
 from flowshield.pipeline.dashboard import log_evaluation
-from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.pipeline.exploring import ExplorerSettings, write_run_explorer
 from flowshield.pipeline.place import place, rollout_workers
 from flowshield.pipeline.results import draw_figures, gather_results
@@ -64,7 +63,6 @@ def evaluate(
         The content of results.json.
     """
     dataset = dataset or existing_dataset(config, folder)
-    check_dataset(dataset, config)
     parts = Trainer(config).split(dataset)
     yardstick = Yardstick.of(dataset, config.evaluation)
     subjects = guarded_subjects(config, folder, reporter, dataset)

@@ -15,6 +15,7 @@ from flowshield.evaluation.probing import ProbePlan
 from flowshield.evaluation.yardstick import Yardstick
 from flowshield.models import BaseShield, UDRLAgent
 from flowshield.pipeline.collecting import dataset_path
+from flowshield.pipeline.dataset_check import check_dataset
 from flowshield.pipeline.place import on_ray
 from flowshield.run_folder import RunFolder
 from flowshield.training import Trainer, resolve_device
@@ -67,9 +68,12 @@ def existing_dataset(config: DictConfig, folder: RunFolder) -> TrajectoryDataset
     """The run's dataset.
 
     Raises:
-        DataError: There is none.
+        ConfigError: The config's environment cannot be made.
+        DataError: There is none, or it is not of the config's environment.
     """
     path = dataset_path(config, folder)
     if not dataset_exists(path):
         raise DataError(f"no dataset at {path}: collect and train first, or check data.path")
-    return TrajectoryDataset(path)
+    dataset = TrajectoryDataset(path)
+    check_dataset(dataset, config)
+    return dataset

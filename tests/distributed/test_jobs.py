@@ -197,6 +197,19 @@ def test_train_collects_what_is_missing_and_leaves_the_models(trained):
     assert (folder / "checkpoints" / "agent" / "last.pt").exists()
 
 
+def test_probe_and_certify_are_stages_of_their_own(head, trained):
+    folder, _ = trained
+    for job, said in (
+        ("probe", "the outcome model is {}/models/outcome.pt"),
+        ("certify", "the certificates are in {}/certificates"),
+    ):
+        done = head.submit(job, f"run_dir={folder.as_uri()}")
+        done.assert_succeeded()
+        assert done.last_line.endswith(said.format(folder.as_uri()))
+    assert (folder / "models" / "outcome.pt").exists()
+    assert (folder / "certificates" / "quantile.json").exists()
+
+
 def test_evaluate_ends_with_the_episodes_and_numbers_of_one_process(head, trained, here):
     folder, _ = trained
     job = head.submit("evaluate", f"run_dir={folder.as_uri()}")

@@ -1,6 +1,7 @@
 """Evaluation on Ray against the same in this process."""
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -63,6 +64,22 @@ def test_an_evaluator_that_is_killed_measures_again(cluster, here):
         pool.close()
     assert killed
     assert found == expected
+
+
+def test_probes_and_certificates_are_the_same_with_and_without_ray(cluster, here, tmp_path):
+    made = []
+    for workers in (0, 2):
+        folder = shutil.copytree(here, tmp_path / str(workers))
+        assert main(["certify", f"run_dir={folder}", f"ray.num_workers={workers}"]) == 0
+        parts = [
+            path
+            for part in ("probe", "certificates", "models")
+            for path in folder.glob(f"{part}/*")
+        ]
+        made.append({path.relative_to(folder).as_posix(): path.read_bytes() for path in parts})
+    assert {"probe/fit_00000.npz", "probe/fit_00050.npz", "models/outcome.pt"} <= made[0].keys()
+    assert "certificates/quantile.json" in made[0]
+    assert made[0] == made[1]
 
 
 def test_evaluators_give_ray_nothing_to_warn_of(cluster, here, capfd):

@@ -1,6 +1,6 @@
 """Kills flowshield again and again, and holds what it ends in against an unbroken run.
 
-    python tests/soak/kills.py --stage collect:50 train:60 evaluate:50 run:60 --seed 0 \\
+    python tests/soak/kills.py --stage collect:50 train:60 probe:50 run:60 --seed 0 \\
         --out docs/results/kills.md
 
 Each command is started in a process group of its own and killed with SIGKILL, group and all, at a
@@ -52,6 +52,11 @@ SETTINGS = [
     "evaluation.n_states=40",
     "evaluation.followed.n_starts=2",
     "evaluation.followed.n_commands=2",
+    "probe.n_episodes=76",
+    "probe.n_steps=20",
+    "certificate.n_episodes=60",
+    "certificate.epsilon=0.5",
+    "certificate.delta=0.5",
     "device=cpu",
 ]
 HERE = "ray.num_workers=0"
@@ -61,7 +66,7 @@ COMMANDS.set_forkserver_preload(["flowshield.pipeline", "torch.utils.tensorboard
 ORPHAN_SECONDS = 600.0  # on a busy machine
 MOST_KILLS_IN_A_ROW = 3
 ALL = (
-    "collect:50 train:50 train_at_address:20 evaluate:50 run:50 "
+    "collect:50 train:50 train_at_address:20 probe:50 certify:50 evaluate:50 run:50 "
     "collect_on_ray:8 train_on_ray:4 tune:8"
 ).split()
 
@@ -84,6 +89,8 @@ STAGES = {
     "collect": Stage("collect"),
     "train": Stage("train", (HERE, "shield=flow_matching")),
     "train_at_address": Stage("train", (HERE, "shield=quantile"), at_address=True),
+    "probe": Stage("probe", begins_trained=True),
+    "certify": Stage("certify", begins_trained=True),
     "evaluate": Stage("evaluate", begins_trained=True),
     "run": Stage("run"),
     "collect_on_ray": Stage("collect", ("ray.num_workers=1", "shield=quantile")),

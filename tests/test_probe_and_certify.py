@@ -1,0 +1,296 @@
+"""The stages between training and evaluating, in a run of a small gridworld."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from flowshield.cli import main
+from flowshield.data import TrajectoryDataset
+from flowshield.models import OutcomeGuard, SupportGuard, UDRLAgent
+from flowshield.models.outcome import weights_checksum
+from flowshield.pipeline import TrainedRun
+
+CERTIFICATE = ["certificate.n_episodes=30", "certificate.epsilon=0.5", "certificate.delta=0.5"]
+TRAINED = [
+    "env=gridworld",
+    "env.commands=[[10,3],[20,8]]",
+    "behaviour=random",
+    "data.n_episodes=60",
+    "calibration.alpha=0.2",
+    "n_epochs=1",
+    "shield_epochs=1",
+    "model.hidden_dim=16",
+    "shield=quantile",
+    "device=cpu",
+    "ray.num_workers=0",
+]
+MEASURED = [
+    "evaluation.n_episodes=3",
+    "evaluation.n_states=40",
+    "evaluation.followed.n_starts=2",
+    "evaluation.followed.n_commands=2",
+    "evaluation.explorer.n_episodes=0",
+    "probe.n_episodes=120",
+    "probe.validation=0.5",
+    "probe.n_steps=20",
+    *CERTIFICATE,
+]
+
+
+def run(command, folder, *overrides):
+    return main([command, f"run_dir={folder}", *overrides])
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def made(folder, *parts):
+    """The bytes of what lies in these folders."""
+    found = [path for part in parts for path in sorted((folder / part).rglob("*"))]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def times(folder, *parts):
+    return {name: (folder / name).stat().st_mtime_ns for name in made(folder, *parts)}
+
+
+def changed(before, folder, *parts):
+    after = times(folder, *parts)
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+STAGES = ("probe", "certificates", "models")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "trained"
+    assert run("train", folder, *TRAINED, *MEASURED) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "finished"
+    shutil.copytree(trained, folder)
+    assert run("run", folder) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "copied")
+
+
+@pytest.fixture
+def fresh(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "fresh")
+
+
+def test_a_run_probes_certifies_and_says_so(finished):
+    probes = sorted(path.name for path in (finished / "probe").iterdir())
+    assert probes == [
+        "certificate_00000.npz",
+        "fit_00000.npz",
+        "fit_00050.npz",
+        "validation_00000.npz",
+        "validation_00050.npz",
+    ]
+    sizes = [TrajectoryDataset(finished / "probe" / name).n_episodes for name in probes]
+    assert sizes == [30, 50, 10, 50, 10]
+    guard, content = results(finished)["guard"], results(finished)
+    assert (guard["kind"], guard["intent"]) == ("outcome", "at_least")
+    (certificate,) = guard["certificates"].values()
+    assert certificate["n_episodes"] == 30 and guard["outcome"]["n_episodes"] == 30
+    assert "settings" not in guard["outcome"]
+    assert {"probe", "certify"} <= content["seconds"].keys()
+
+
+def test_the_guard_of_a_finished_run_is_the_certified_one(finished):
+    trained_run = TrainedRun(finished)
+    guard = trained_run.guard("quantile")
+    chosen = results(finished)["guard"]["certificates"]["quantile"]["chosen"]
+    assert isinstance(guard, OutcomeGuard) and guard.rule == chosen
+    guard.check_policy(trained_run.agent())
+
+
+def test_the_stages_alone_make_what_the_run_makes(finished, fresh):
+    assert run("probe", fresh) == 0
+    assert made(fresh, "probe") == made(finished, "probe")
+    assert not (fresh / "certificates").exists()
+    assert run("certify", fresh) == 0
+    assert made(fresh, *STAGES) == made(finished, *STAGES)
+    assert run("evaluate", fresh) == 0
+    for part in ("cells", "shields", "followed", "guard"):
+        assert results(fresh)[part] == results(finished)[part]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["probe/fit_00050.npz", "models/outcome.pt", "models/outcome.json", "certificates"],
+        ["models/outcome.json", "certificates"],  # killed between the two files
+        [
+            "certificates/quantile.json",
+            "certificates/quantile_1.json",
+            "certificates/quantile_0.json",
+        ],
+        ["certificates/quantile.json"],
+    ],
+)
+def test_what_a_kill_left_is_gone_on_with(finished, copied, lost):
+    for name in lost:
+        path = copied / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    before = times(copied, "probe")
+    assert run("certify", copied) == 0
+    assert made(copied, *STAGES) == made(finished, *STAGES)
+    touched = changed(before, copied, "probe")
+    assert touched == {name for name in lost if name.startswith("probe")}
+
+
+def test_a_finished_run_measures_nothing_again(copied, capsys):
+    before = times(copied, *STAGES, "cells", "followed", "shields")
+    for command in ("probe", "certify", "evaluate"):
+        assert run(command, copied) == 0
+    assert not changed(before, copied, *STAGES, "cells", "followed", "shields")
+
+
+def test_another_intent_measures_again_what_depends_on_it(copied):
+    parts = (*STAGES, "cells", "followed", "shields")
+    before = times(copied, *parts)
+    assert run("evaluate", copied, "guard.intent=exact") == 0
+    touched = changed(before, copied, *parts)
+    assert touched and all(name.startswith(("certificates/", "cells/quantile")) for name in touched)
+    assert {name for name in before if name.startswith("cells/quantile")} <= touched
+    assert results(copied)["guard"]["certificates"]["quantile"]["intent"]["kind"] == "exact"
+
+
+@pytest.mark.parametrize("kind", ["none", "support"])
+def test_other_guards_need_no_probe(fresh, kind, capsys):
+    assert run("evaluate", fresh, f"guard.kind={kind}", "certificate.n_episodes=1") == 0
+    assert not (fresh / "probe").exists() and not (fresh / "certificates").exists()
+    assert results(fresh)["guard"] == {"kind": kind, "intent": "at_least"}
+    shields = {cell["shield"] for cell in results(fresh)["cells"]}
+    assert shields == ({"none", "quantile"} if kind == "support" else {"none"})
+    guard = TrainedRun(fresh).guard("quantile")
+    assert guard is None if kind == "none" else isinstance(guard, SupportGuard)
+
+
+def test_another_guard_measures_its_own_cells_and_nothing_else(copied):
+    parts = (*STAGES, "cells", "followed", "shields")
+    before = times(copied, *parts)
+    assert run("evaluate", copied, "guard.kind=support") == 0
+    assert changed(before, copied, *parts) == {
+        name for name in before if name.startswith("cells/quantile")
+    }
+    between = times(copied, *parts)
+    assert run("evaluate", copied, "guard.kind=none") == 0
+    assert not changed(between, copied, *parts)
+
+
+def test_more_episodes_extend_the_probe(copied):
+    def probed(name):
+        return TrajectoryDataset(copied / "probe" / name)
+
+    before, first = times(copied, "probe"), probed("fit_00050.npz")
+    outcome = (copied / "models" / "outcome.pt").read_bytes()
+    assert run("probe", copied, "probe.n_episodes=160") == 0
+    assert changed(before, copied, "probe") == {
+        "probe/fit_00050.npz",  # which had 10 of 50 episodes
+        "probe/validation_00050.npz",
+    }
+    assert probed("fit_00050.npz").n_episodes == 30
+    steps = len(first)
+    assert np.array_equal(first.states, probed("fit_00050.npz").states[:steps])
+    assert (copied / "models" / "outcome.pt").read_bytes() != outcome
+    assert run("certify", copied, "certificate.n_episodes=40") == 0
+    assert probed("certificate_00000.npz").n_episodes == 40
+
+
+def test_another_agent_is_probed_anew(copied, tmp_path):
+    """As after models/agent.pt was deleted and trained again with other data."""
+    agent = UDRLAgent.load(copied / "models" / "agent.pt")
+    with torch.no_grad():
+        next(agent.parameters()).add_(0.1)
+    agent.save(copied / "models" / "agent.pt")
+    before = times(copied, *STAGES)
+    assert run("certify", copied) == 0
+    touched = changed(before, copied, *STAGES)
+    assert {name for name in before if name.startswith(("probe/", "models/outcome"))} <= touched
+    assert "certificates/quantile.json" in touched
+    guard = TrainedRun(copied).guard("quantile")
+    assert guard.outcome.policy_checksum == weights_checksum(agent)
+
+
+def test_a_policy_that_draws_its_actions_is_probed_as_one(copied):
+    before = times(copied, "probe")
+    assert run("probe", copied, "evaluation.deterministic=false") == 0
+    assert changed(before, copied, "probe") == set(before)
+
+
+@pytest.mark.parametrize(
+    ("few", "said"),
+    [
+        ("certificate.n_episodes=1", "expected at least 2 certificate episodes"),
+        ("probe.n_episodes=30", "expected a probe with at least 19 episodes for validation"),
+        ("probe.validation=0.999", "and 2 to fit to"),
+    ],
+)
+def test_too_few_episodes_are_refused_before_any_work(tmp_path, fresh, capsys, few, said):
+    folder = tmp_path / "new"
+    assert run("run", folder, *TRAINED, *MEASURED, few) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (folder / "dataset.npz").exists()
+    for command in ("certify", "evaluate"):
+        assert run(command, fresh, few) == 1
+        assert said in capsys.readouterr().err
+    assert not (fresh / "probe").exists()
+    assert run("run", folder, *TRAINED, *MEASURED, few, "guard.kind=none") == 0
+
+
+def test_an_older_run_is_asked_and_evaluated(fresh, capsys):
+    config = OmegaConf.load(fresh / "config.yaml")
+    for section in ("guard", "probe", "certificate"):
+        del config[section]
+    OmegaConf.save(config, fresh / "config.yaml")
+    assert main(["ask", str(fresh), "--command", "10", "3", "--seed", "1"]) == 0
+    assert run("evaluate", fresh, *MEASURED[5:]) == 0
+    assert results(fresh)["guard"]["kind"] == "outcome"
+
+
+def test_a_run_that_was_not_certified_says_what_makes_a_guard(fresh):
+    from flowshield.errors import UsageError
+
+    with pytest.raises(UsageError, match=r"no certificate of quantile: flowshield certify run_dir"):
+        TrainedRun(fresh).guard("quantile")
+    with pytest.raises(UsageError, match=r"was not probed: flowshield probe run_dir="):
+        TrainedRun(fresh).outcome()
+
+
+@pytest.mark.parametrize("command", ["probe", "certify"])
+def test_the_stages_ask_for_a_trained_run(command, tmp_path, capsys):
+    assert main([command]) == 1
+    assert f"{command} needs run_dir=PATH, the folder of a trained run\n" in capsys.readouterr().err
+    assert run(command, tmp_path / "misspelt") == 1
+    assert "expected the folder of a trained run" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert run(command, tmp_path / "empty", *TRAINED, *MEASURED) == 1
+    assert "collect and train first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["probe", "certify"])
+def test_an_environment_that_does_not_fit_is_one_clear_error(fresh, capsys, command):
+    config = (fresh / "config.yaml").read_text()
+    for name, said in (("elsewhere", "elsewhere"), ("pendulum", "choose the data's environment")):
+        (fresh / "config.yaml").write_text(config.replace("name: gridworld", f"name: {name}"))
+        assert run(command, fresh) == 1
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1, error
+        assert not (fresh / "probe").exists()
