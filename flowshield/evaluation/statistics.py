@@ -9,6 +9,7 @@ __all__ = [
     "Interval",
     "PairedTest",
     "clopper_pearson",
+    "holm",
     "mcnemar_test",
     "paired_difference",
     "paired_t_test",
@@ -313,6 +314,31 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
     result = binomtest(int(successes), int(trials))
     interval = result.proportion_ci(confidence_level=confidence, method="exact")
     return float(interval.low), float(interval.high)
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Holm's step-down adjustment (1979): p-values for the whole family, whatever their dependence.
+
+    Where those at most q are called findings, the probability of any false one is at most q.
+
+    Args:
+        p_values: One per test [n], n >= 1.
+
+    Returns:
+        The adjusted p-values [n], in the order given, at most 1.
+
+    Raises:
+        DataError: There is none, or one is outside [0, 1].
+        ShapeError: They have more than one dimension.
+    """
+    given = _finite("p_values", p_values)
+    if ((given < 0) | (given > 1)).any():
+        raise DataError("expected p-values in [0, 1], got others")
+    order = np.argsort(given, kind="stable")
+    stepped = np.maximum.accumulate(given[order] * np.arange(given.size, 0, -1))
+    adjusted = np.empty_like(given)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
 
 
 def _differences(a: ArrayLike, b: ArrayLike, minimum: int) -> NDArray[np.float64]:

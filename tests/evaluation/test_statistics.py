@@ -9,6 +9,7 @@ from flowshield.errors import ConfigError, DataError, ShapeError
 from flowshield.evaluation.statistics import (
     ConfidenceInterval,
     clopper_pearson,
+    holm,
     mcnemar_test,
     paired_difference,
     paired_t_test,
@@ -161,6 +162,26 @@ def test_mcnemar_refuses_what_is_no_yes_or_no():
         mcnemar_test([0.0, 0.5], [True, False])
     with pytest.raises(DataError, match="expected pairs"):
         mcnemar_test([True], [True, False])
+
+
+def test_holm_by_hand():
+    # sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1, and never falling
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.9]).tolist() == [1.0, 1.0] and holm([0.2]).tolist() == [0.2]
+    assert holm([0.0, 1.0]).tolist() == [0.0, 1.0]
+
+
+def test_holm_finds_anything_in_no_more_than_its_share_of_families():
+    families = np.random.default_rng(5).random((1000, 20))  # nothing is there to find
+    found = sum((holm(family) <= 0.1).any() for family in families)
+    low, high = clopper_pearson(int(found), 1000, confidence=0.999)
+    assert low < 1 - (1 - 0.1 / 20) ** 20 < high
+
+
+def test_holm_refuses_what_is_no_probability():
+    for bad in ([0.5, 1.1], [-0.1], [math.nan], []):
+        with pytest.raises(DataError):
+            holm(bad)
 
 
 @pytest.mark.parametrize("test", [paired_t_test, wilcoxon_test, sign_flip_test])
