@@ -349,10 +349,10 @@ def _gain(cell: Mapping[str, Any], alone: Mapping[str, Any]) -> NDArray[np.float
 
 
 def _add_seconds(folder: RunFolder, seconds: float) -> float:
-    """All that the run took, over restarts."""
+    """All that the run took, over restarts; a call that was killed is not counted."""
     path = folder.path / "harm" / "seconds.json"
-    total = seconds + (read_json(path) if path.exists() else 0.0)
-    write_json(path, total)
+    total = seconds + (read_json(path)["seconds"] if path.exists() else 0.0)
+    write_json(path, {"seconds": total})
     return float(total)
 
 
