@@ -41,6 +41,7 @@ def rows_of(text, first, n_columns):
     return [row for row in rows if row[0] == first and len(row) == n_columns]
 
 
+@pytest.mark.slow
 def test_a_tiny_cartpole_becomes_tables_and_is_not_measured_again(harm, tables, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"# Mine\n\nA word.\n\n{harm._MARK}\n\nold tables\n")
