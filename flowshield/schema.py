@@ -121,6 +121,7 @@ RANGES: Final[dict[str, _Range]] = {
     "data.n_episodes": _AT_LEAST_1,
     "data.split.*": _INSIDE_0_1,
     "env.return_step": _POSITIVE,
+    "guard.boldest": _AT_LEAST_0,
     "guard.every": _AT_LEAST_1,
     "guard.n_candidates": _AT_LEAST_1,
     "probe.n_episodes": _AT_LEAST_2,

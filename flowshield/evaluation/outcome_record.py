@@ -18,7 +18,7 @@ from flowshield.models.outcome import OutcomeRows, outcome_rows
 _BINS = np.array([0.0, 0.02, 0.1, 0.3, 0.7, 0.9, 0.98, 1.0])  # of the predicted failure
 
 
-def rows_of(episodes: Sequence[EvaluatedEpisode], seed: int, n_rows: int = 40) -> OutcomeRows:
+def rows_of(episodes: Sequence[EvaluatedEpisode], seed: int, n_rows: int = 10) -> OutcomeRows:
     """Steps of episodes as an outcome model reads them.
 
     Args:

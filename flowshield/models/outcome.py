@@ -390,7 +390,7 @@ def outcome_rows(
     commands: Sequence[tuple[float, float]],
     failed: Sequence[bool],
     *,
-    n_rows: int = 40,
+    n_rows: int = 10,
     seed: int = 0,
 ) -> OutcomeRows:
     """Takes steps of rollouts: the first of each and others at random.
@@ -440,7 +440,8 @@ def weights_checksum(policy: object) -> str | None:
     digest = hashlib.sha256()
     for name, value in policy.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return digest.hexdigest()
 
 

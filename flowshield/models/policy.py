@@ -27,7 +27,7 @@ from flowshield.models.outcome import Law, Outcome, OutcomeModel, weights_checks
 from flowshield.models.shields.base import BaseShield
 from flowshield.models.shields.projection import Projection
 
-RULES = (4.0, 2.0, 1.0, 0.5, 0.25, 0.0)
+RULES = (4.0, 2.0, 1.0, 0.5, 0.0)
 """The family of rules of `OutcomeGuard`, from the most cautious to any predicted gain."""
 
 _FLOOR = 0.01  # of the data's return range: a gain below it is none

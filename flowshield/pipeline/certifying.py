@@ -80,7 +80,7 @@ def certify_run(
             evaluator = evaluator_of(subjects, workers)
             try:
                 for name in missing:
-                    with reporter.bar(f"certify: {name}", len(RULES)) as bar:
+                    with reporter.bar(f"certify: {name}", len(_rules(config))) as bar:
                         pairs = _Pairs(
                             config, folder, evaluator, guards[name], settings[name], alone, bar
                         )
@@ -202,13 +202,15 @@ class _Pairs:
         self.config, self.folder, self.evaluator = config, folder, evaluator
         self.guard, self.name, self.settings = guard, guard.name, settings
         self.alone, self.bar = alone, bar
-        self.replaces = dict(zip(RULES, would_replace(guard, alone, RULES), strict=True))
+        self.rules = _rules(config)
+        replaces = would_replace(guard, alone, self.rules)
+        self.replaces = dict(zip(self.rules, replaces, strict=True))
 
     def certificate(self) -> Certificate:
         """Tests the rules in order, and writes what follows."""
         settings = self.config.certificate
         found = certify(
-            RULES,
+            self.rules,
             self._losses,
             return_range=self.guard.return_range,
             intent=self.guard.intent,
@@ -268,10 +270,17 @@ def _settings(config: DictConfig, subjects: Subjects, guard: OutcomeGuard) -> di
     return {
         **{key: value for key, value in guard.settings().items() if key != "rule"},
         "probe": probe_settings(subjects),
+        "boldest": float(config.guard.boldest),
         "n_episodes": int(config.certificate.n_episodes),
         "epsilon": float(config.certificate.epsilon),
         "delta": float(config.certificate.delta),
     }
+
+
+def _rules(config: DictConfig) -> list[float]:
+    """The family of rules up to the boldest that the config allows; that one at least."""
+    boldest = float(config.guard.boldest)
+    return [*(rule for rule in RULES if rule > boldest), boldest]
 
 
 def _on_file(folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Certificate | None:
