@@ -294,3 +294,13 @@ def test_an_environment_that_does_not_fit_is_one_clear_error(fresh, capsys, comm
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1, error
         assert not (fresh / "probe").exists()
+
+
+def test_where_all_returns_are_equal_nothing_is_certified_and_nothing_replaced(fresh, capsys):
+    with np.load(fresh / "dataset.npz") as file:
+        arrays = dict(file)
+    np.savez(fresh / "dataset.npz", **{**arrays, "rewards": np.zeros_like(arrays["rewards"])})
+    assert run("evaluate", fresh) == 0
+    assert "all returns of the data are equal" in capsys.readouterr().out
+    assert results(fresh)["guard"] == {"kind": "none", "intent": "at_least"}
+    assert {cell["shield"] for cell in results(fresh)["cells"]} == {"none"}

@@ -141,12 +141,19 @@ def guarded_subjects(
     """The run's subjects with the guard of `guard.kind` for every shield.
 
     Outcome guards are probed and certified first, where they are not yet. One of which nothing can
-    be certified replaces no command.
+    be certified replaces no command. Where all returns of the data are equal nothing can be, and
+    there is no guard.
     """
     subjects = run_subjects(config, folder, dataset)
     guards: Mapping[str, Guard] = {}
     if config.guard.kind == "support":
         guards = {name: SupportGuard(s, name) for name, s in subjects.shields.items()}
+    elif config.guard.kind == "outcome" and not return_range(dataset.episode_returns):
+        reporter.stage(
+            "certify",
+            "all returns of the data are equal, so that harm has no unit and nothing can be "
+            "certified: no command is replaced (guard.kind=support needs no certificate)",
+        )
     elif config.guard.kind == "outcome" and subjects.shields:
         certificates = certify_run(config, folder, reporter, dataset)
         model = OutcomeModel.load(folder.model("outcome"))
@@ -168,11 +175,13 @@ def guard_record(config: DictConfig, folder: RunFolder, subjects: Subjects) -> d
     """The entry "guard" of results.json.
 
     Returns:
-        "kind" and "intent"; of an outcome guard "every", "n_candidates", "outcome" (the record of
-        models/outcome.json, how true its predictions are) and "certificates" by shield.
+        "kind" ("none" also where there is no guard) and "intent"; of an outcome guard "every",
+        "n_candidates", "outcome" (the record of models/outcome.json, how true its predictions are)
+        and "certificates" by shield.
     """
-    record = {"kind": str(config.guard.kind), "intent": str(config.guard.intent)}
-    if config.guard.kind != "outcome" or not subjects.shields:
+    kind = "none" if subjects.shields and not subjects.guards else str(config.guard.kind)
+    record = {"kind": kind, "intent": str(config.guard.intent)}
+    if kind != "outcome" or not subjects.shields:
         return record
     certificates = {n: read_json(folder.certificate(n))["certificate"] for n in subjects.shields}
     outcome = read_json(folder.models / "outcome.json")
