@@ -137,7 +137,7 @@ def test_the_stages_alone_make_what_the_run_makes(finished, fresh):
         ["models/outcome.json", "certificates"],  # killed between the two files
         [
             "certificates/quantile.json",
-            "certificates/quantile_1.json",
+            "certificates/quantile_2.json",
             "certificates/quantile_0.json",
         ],
         ["certificates/quantile.json"],
