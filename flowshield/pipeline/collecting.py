@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowshield.counted import counted
 from flowshield.data import DataCollector, TrajectoryDataset
+from flowshield.data.minari import is_minari
 from flowshield.data.storage import dataset_exists
 from flowshield.envs import make_env
 from flowshield.errors import ConfigError, DataError
@@ -35,7 +36,7 @@ def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> Trajec
     path = dataset_path(config, folder)
     if dataset_exists(path):
         dataset = TrajectoryDataset(path)
-        reporter.stage("collect", f"found {absolute(path)}: {_describe(dataset)}")
+        reporter.stage("collect", f"found {_named(path)}: {_describe(dataset)}")
         return dataset
     n_episodes = config.data.n_episodes
     size = counted(n_episodes, "episode")
@@ -47,7 +48,7 @@ def collect(config: DictConfig, folder: RunFolder, reporter: Reporter) -> Trajec
         dataset = _collected(config, collector, bar)
         dataset.save(path)
     collector.env.close()
-    reporter.stage("collect", f"wrote {absolute(path)}: {_describe(dataset)}")
+    reporter.stage("collect", f"wrote {_named(path)}: {_describe(dataset)}")
     return dataset
 
 
@@ -100,6 +101,11 @@ def dataset_path(config: DictConfig, folder: RunFolder) -> str | Path:
     """The file or folder that the run's dataset is in, or shall be."""
     path: str | Path = folder.dataset if config.data.path is None else config.data.path
     return path
+
+
+def _named(path: str | Path) -> str:
+    """What a dataset is called from everywhere."""
+    return str(path) if is_minari(path) else absolute(path)
 
 
 def _collector(config: DictConfig) -> DataCollector:

@@ -29,9 +29,9 @@ def test_every_case_prints_its_table(benchmark, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     # a header and a rule a case; then its rows
-    assert len(rows) == 4 * 2 + 1 + 3 + 2 * 4 + 5
+    assert len(rows) == 5 * 2 + 1 + 3 + 2 * 4 + 5 + 5
     mixture = [row for row in rows if "mixture" in row]
-    assert len(mixture) == 1 + 3 + 4
+    assert len(mixture) == 1 + 3 + 4 + 4
     assert all(math.isfinite(float(row[-1])) for row in mixture)
     # the unit changes nothing but itself
     one, *others = (row[2:] for row in rows if row[0] in ("1e-06", "1", "1e+06"))

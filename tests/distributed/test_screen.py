@@ -15,6 +15,8 @@ SMALL = [
     "env=geometric_chain", "shield=[quantile]", "data.n_episodes=150", "n_epochs=1",
     "shield_epochs=1", "evaluation.n_episodes=8", "evaluation.n_states=40",
     "evaluation.followed.n_starts=2", "evaluation.explorer.n_episodes=0",
+    "probe.n_episodes=76", "probe.n_steps=20", "certificate.n_episodes=5",
+    "certificate.epsilon=0.5", "certificate.delta=0.5",
 ]  # fmt: skip
 LONG = ["n_epochs=9999", "shield_epochs=9999", "early_stopping.patience=9999"]
 
@@ -37,7 +39,10 @@ def test_standard_error_stays_empty(command, tmp_path):
     out, error = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, error) == (0, "")
     named = {line.partition(" ")[0] for line in out.splitlines() if line and line[0] != " "}
-    expected = {"run": {"run", "collect", "train", "evaluate", "Mean", "Impossible", "false"}}
+    expected = {
+        "run": {"run", "collect", "train", "probe", "certify", "evaluate"}
+        | {"Mean", "Impossible", "false"}
+    }
     assert named <= expected.get(command, {"tune", "collect", "Trials"}), out
 
 

@@ -219,7 +219,7 @@ def test_an_equation_that_runs_away_fails_closed_and_is_counted(name, solver):
     assert projection.changed.all() and not projection.supported.any()
     policy = CommandedPolicy(UDRLAgent(1, 1, hidden_dim=4, n_layers=1), (1, 0), shield)
     policy.begin(np.zeros((2, 1)))
-    with pytest.raises(DataError, match=r"no command at all in row 0, step 0, .*2 of 2 rows"):
+    with pytest.raises(DataError, match=r"no command at all at the state .*2 of 2 rows"):
         policy.act(np.zeros((2, 1)), np.arange(2))
 
 

@@ -88,7 +88,7 @@ def test_agents_of_degenerate_data_act(trainer, name):
 
 def test_a_single_episode_is_refused_in_one_line(trainer):
     for train in (trainer.train_udrl, trainer.train_shield):
-        with pytest.raises(DataError, match="1 episodes are too few for the shares"):
+        with pytest.raises(DataError, match="1 episode is too few for the shares"):
             train(episodes([100]))
 
 
