@@ -97,7 +97,7 @@ class SupportGuard:
     """Replaces a command that the data do not support by the nearest that they do.
 
     It needs no rollouts, and does not know what the policy makes of either command: where the best
-    commands are the rarest, a replacement costs return (see docs/results/harm.md).
+    commands are the rarest, a replacement costs return (see docs/results/environments.md).
 
     Args:
         shield: A calibrated shield.
@@ -138,8 +138,8 @@ class SupportGuard:
 class OutcomeGuard:
     """Replaces a command only where the policy is predicted to do clearly better under another.
 
-    Candidates are the request, what is carried out now, the shield's samples at the state, and the
-    projection of the request where it is not supported. Each one's utility, by the intent and
+    Candidates are the request, what is carried out now, and the shield's samples at the state.
+    Each one's utility, by the intent and
     against what is left of the REQUEST, is predicted by every member of the outcome model. With
     the gain over the request of each member, a candidate's score is
 
