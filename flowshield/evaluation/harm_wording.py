@@ -80,24 +80,26 @@ def harm_finding(
 
 
 def guard_tables(
-    changes: Changes, guard: Mapping[str, Any], decimals: int
+    changes: Changes, guard: Mapping[str, Any], grid: CellGrid, decimals: int
 ) -> tuple[ReportTable, ReportTable]:
     """What the guard changes, cell by cell, and every certificate with what it assumes.
 
     Args:
         changes: From `flowshield.evaluation.harm.compare`.
         guard: The entry "guard" of results.json; empty where it has none.
+        grid: The cells that the changes were read off.
         decimals: With which utilities are written.
     """
-    return _changed(changes, decimals), _certified_table(_certificates(guard))
+    return _changed(changes, grid, decimals), _certified_table(_certificates(guard))
 
 
-def _changed(changes: Changes, decimals: int) -> ReportTable:
+def _changed(changes: Changes, grid: CellGrid, decimals: int) -> ReportTable:
     beyond = {1: "better", 0: "no", -1: "worse"}
     rows = tuple(
         (
             command_label(change.command),
             shield_label(change.shield),
+            percent((grid.cell(change.shield, change.command) or {}).get("replaced")),
             number(change.utility, decimals),
             MISSING if change.crash_rate is None else number(100 * change.crash_rate, 0),
             beyond[change.sign],
@@ -107,6 +109,7 @@ def _changed(changes: Changes, decimals: int) -> ReportTable:
     header = (
         "command",
         "shield",
+        "episodes with a replaced command",
         "utility minus no guard",
         "crashes minus no guard, points",
         "beyond chance",

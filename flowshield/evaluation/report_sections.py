@@ -67,7 +67,7 @@ def report_sections(
     dataset = results.get("dataset") or {}
     decimals = return_decimals(dataset, grid.mean_returns)
     guard = results.get("guard") or {}
-    changed = guard_tables(compare(results, grid), guard, decimals + 1)
+    changed = guard_tables(compare(results, grid), guard, grid, decimals + 1)
     every = (
         Section("returns", "Returns and crashes", ("returns",), (returns_table(grid, decimals),)),
         Section("guard", "What the guard changes", (), changed),

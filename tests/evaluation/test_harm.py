@@ -157,6 +157,7 @@ def test_without_a_guard_nothing_is_said_of_it():
 
 def test_the_report_shows_changes_certificates_and_whether_predictions_are_true():
     alone, better = cell("none", [10.0] * 20), cell("a", [40.0 + k / 100 for k in range(20)])
+    better["replaced"] = 0.35
     outcome = {
         "coverage": {
             "start": {"n": 500, "rate": 0.858, "low": 0.824, "high": 0.887},
@@ -170,7 +171,7 @@ def test_the_report_shows_changes_certificates_and_whether_predictions_are_true(
     guard = {"intent": "at_least", "certificates": {"a": certificate(1.0)}, "outcome": outcome}
     data = {"return_decimals": 0}
     page = render_report({"cells": [alone, better], "guard": guard, "dataset": data}, {})
-    for said in ("Help and harm", "30.1", "With 95% confidence", "85.8%", "82.4% to 88.7%"):
+    for said in ("Help and harm", "30.1", "35%", "With 95% confidence", "85.8%", "82.4% to 88.7%"):
         assert said in page
     intervals, failures = outcome_tables(outcome)
     assert [row[0] for row in intervals.rows] == ["start of episode", "one later step"]
