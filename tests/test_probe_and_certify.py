@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
+from flowshield.evaluation.summary import verdict_lines
 from flowshield.models import OutcomeGuard, SupportGuard, UDRLAgent
 from flowshield.models.outcome import weights_checksum
 from flowshield.pipeline import TrainedRun
@@ -108,6 +110,7 @@ def test_a_run_probes_certifies_and_says_so(finished):
     (certificate,) = guard["certificates"].values()
     assert certificate["n_episodes"] == 30 and guard["outcome"]["n_episodes"] == 30
     assert "settings" not in guard["outcome"]
+    assert guard["return_range"] == certificate["return_range"]
     assert {"probe", "certify"} <= content["seconds"].keys()
 
 
@@ -168,14 +171,39 @@ def test_another_intent_measures_again_what_depends_on_it(copied):
     touched = changed(before, copied, *parts)
     assert touched and all(name.startswith(("certificates/", "cells/quantile")) for name in touched)
     assert {name for name in before if name.startswith("cells/quantile")} <= touched
-    assert results(copied)["guard"]["certificates"]["quantile"]["intent"]["kind"] == "exact"
+    guard = results(copied)["guard"]
+    exact = guard["certificates"]["quantile"]["intent"]
+    assert exact == {"kind": guard["intent"], "step_cost": guard["step_cost"]}
+    assert exact["kind"] == "exact" and exact["step_cost"] > 0
+
+
+def test_a_finished_run_says_whether_its_guard_helps_and_harms(finished):
+    content = results(finished)
+    for cell in content["cells"]:
+        assert len(cell["lengths"]) == len(cell["returns"])
+        assert np.mean(cell["lengths"]) == pytest.approx(cell["length_mean"])
+        if cell["shield"] == "none":
+            assert cell["replaced"] is None
+        else:  # a command was replaced in some episode exactly where it was at some step
+            assert (cell["replaced"] > 0) == (cell["flagged_rate"] > 0)
+    told = " ".join(verdict_lines(content))
+    assert "Does the guard help?" in told and "Does the guard harm?" in told
+    assert "certified" in told
+    page = (finished / "report.html").read_text()
+    assert "Predicted returns" in page and "Certificates" in page
+    logged = EventAccumulator(str(finished / "tensorboard" / "evaluation")).Reload()
+    found = {e.step: e.value for e in logged.Scalars("outcome/coverage")}
+    for step, where in enumerate(("start", "later")):
+        assert found[step] == pytest.approx(content["guard"]["outcome"]["coverage"][where]["rate"])
 
 
 @pytest.mark.parametrize("kind", ["none", "support"])
 def test_other_guards_need_no_probe(fresh, kind, capsys):
     assert run("evaluate", fresh, f"guard.kind={kind}", "certificate.n_episodes=1") == 0
     assert not (fresh / "probe").exists() and not (fresh / "certificates").exists()
-    assert results(fresh)["guard"] == {"kind": kind, "intent": "at_least"}
+    guarded = results(fresh)["guard"]
+    assert (guarded["kind"], guarded["intent"], guarded["step_cost"]) == (kind, "at_least", 0.0)
+    assert guarded["return_range"] > 0 and "certificates" not in guarded
     shields = {cell["shield"] for cell in results(fresh)["cells"]}
     assert shields == ({"none", "quantile"} if kind == "support" else {"none"})
     guard = TrainedRun(fresh).guard("quantile")
@@ -302,5 +330,6 @@ def test_where_all_returns_are_equal_nothing_is_certified_and_nothing_replaced(f
     np.savez(fresh / "dataset.npz", **{**arrays, "rewards": np.zeros_like(arrays["rewards"])})
     assert run("evaluate", fresh) == 0
     assert "all returns of the data are equal" in capsys.readouterr().out
-    assert results(fresh)["guard"] == {"kind": "none", "intent": "at_least"}
+    guarded = results(fresh)["guard"]
+    assert (guarded["kind"], guarded["return_range"]) == ("none", 0.0)
     assert {cell["shield"] for cell in results(fresh)["cells"]} == {"none"}

@@ -1,8 +1,8 @@
 """How true the predictions of an outcome model are, on episodes that it has not seen."""
 
-__all__ = ["outcome_record", "outcome_text", "rows_of"]
+__all__ = ["outcome_record", "outcome_tables", "outcome_text", "rows_of"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from flowshield.evaluation.agent import EvaluatedEpisode
+from flowshield.evaluation.report_table import ReportTable
 from flowshield.evaluation.statistics import clopper_pearson
-from flowshield.evaluation.wording import percent
+from flowshield.evaluation.wording import percent, percent_interval
 from flowshield.models import OutcomeModel
 from flowshield.models.outcome import OutcomeRows, outcome_rows
 
@@ -77,6 +78,53 @@ def outcome_text(record: dict[str, Any]) -> str:
         return text
     wrong = [b for b in bins if not b["low"] <= b["predicted"] <= b["high"]]
     return f"{text}, failures as predicted in {len(bins) - len(wrong)} of {len(bins)} bins"
+
+
+def outcome_tables(record: Mapping[str, Any]) -> tuple[ReportTable, ReportTable]:
+    """Whether predictions are true, for the report: intervals of the return, and failures.
+
+    Args:
+        record: From `outcome_record`; empty where there is no outcome model.
+    """
+    covered = record.get("coverage") or {}
+    intervals = tuple(
+        (where, "90%", percent(found["rate"], 1), _ends(found), str(found["n"]))
+        for where, found in (
+            ("start of episode", covered.get("start")),
+            ("one later step", covered.get("later")),
+        )
+        if found
+    )
+    failures = tuple(
+        (
+            percent(found["predicted"], 1),
+            percent(found["rate"], 1),
+            _ends(found),
+            str(found["n"]),
+            "yes" if found["low"] <= found["predicted"] <= found["high"] else "no",
+        )
+        for found in record.get("failure") or ()
+    )
+    return (
+        ReportTable(
+            "Predicted returns",
+            "How many unseen episodes of the agent alone got a return within the predicted 90% "
+            "interval.",
+            ("predicted at", "should hold", "held", "interval", "episodes"),
+            intervals,
+        ),
+        ReportTable(
+            "Predicted failures",
+            "Unseen episodes by their predicted probability of failure. The prediction is true "
+            "where it is within the interval of the share that failed.",
+            ("predicted", "failed", "interval", "episodes", "true"),
+            failures,
+        ),
+    )
+
+
+def _ends(found: Mapping[str, float]) -> str:
+    return percent_interval(found["low"], found["high"])
 
 
 def _share(hits: NDArray[np.bool_]) -> dict[str, float]:

@@ -67,7 +67,11 @@ def cell_record(cell: Cell, unshielded_returns: Sequence[float] | None) -> dict[
         "n_uncomputed": cell.n_uncomputed if shielded else None,
         "first_command_mean": np.mean([e.first_command for e in cell.episodes], axis=0).tolist(),
         "vs_none": difference,
+        "replaced": float(np.mean([e.flagged_steps > 0 for e in cell.episodes]))
+        if shielded
+        else None,
         "returns": returns,
+        "lengths": [e.episode.length for e in cell.episodes],
         "crashed": crashed,
     }
 

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 from flowshield.evaluation.cell_grid import CellGrid
 from flowshield.evaluation.dataset_card import dataset_tables, return_decimals
 from flowshield.evaluation.follow_wording import followed_tables
+from flowshield.evaluation.harm import compare
+from flowshield.evaluation.harm_wording import guard_tables
+from flowshield.evaluation.outcome_record import outcome_tables
 from flowshield.evaluation.report_table import ReportTable
 from flowshield.evaluation.report_tables import (
     calibration_table,
@@ -63,8 +66,17 @@ def report_sections(
     others = tuple(name for name in names if name not in FIGURES)
     dataset = results.get("dataset") or {}
     decimals = return_decimals(dataset, grid.mean_returns)
+    guard = results.get("guard") or {}
+    changed = guard_tables(compare(results, grid), guard, grid, decimals + 1)
     every = (
         Section("returns", "Returns and crashes", ("returns",), (returns_table(grid, decimals),)),
+        Section("guard", "What the guard changes", (), changed),
+        Section(
+            "outcome",
+            "Are the predictions of the policy's outcome true?",
+            (),
+            outcome_tables(guard.get("outcome") or {}),
+        ),
         Section("plane", "What is supported, moment by moment", ("command_plane",), ()),
         Section(
             "detection",

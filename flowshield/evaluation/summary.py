@@ -1,4 +1,4 @@
-"""The first screen of the report: seven questions, answered from the results alone."""
+"""The first screen of the report: nine questions, answered from the results alone."""
 
 __all__ = ["summarize", "verdict_lines"]
 
@@ -7,12 +7,14 @@ from typing import Any
 
 from flowshield.counted import counted
 from flowshield.evaluation.alarm_wording import alarms_finding
-from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.cell_grid import UNSHIELDED, CellGrid
 from flowshield.evaluation.dataset_card import return_decimals
 from flowshield.evaluation.finding import Finding, Tone
 from flowshield.evaluation.follow_wording import followed_measured, followed_verdict
+from flowshield.evaluation.harm import compare
+from flowshield.evaluation.harm_wording import harm_finding, help_finding
 from flowshield.evaluation.sureness import sureness_finding
-from flowshield.evaluation.verdict import judge
+from flowshield.evaluation.verdict import Verdict, judge
 from flowshield.evaluation.verdict_wording import failure_finding, fix_finding
 from flowshield.evaluation.wording import (
     MISSING,
@@ -25,9 +27,9 @@ from flowshield.evaluation.wording import (
 
 
 def summarize(results: Mapping[str, Any], grid: CellGrid) -> list[Finding]:
-    """Which data and policy, what fails, what fixes it, how often it errs, what is followed.
+    """Which data and policy, what fails, what fixes it, help and harm, alarms, what is followed.
 
-    The last of the seven says how sure the others are.
+    The last of them says how sure the others are.
 
     Args:
         results: The content of results.json; what is missing is said to be.
@@ -41,7 +43,7 @@ def summarize(results: Mapping[str, Any], grid: CellGrid) -> list[Finding]:
         _data(dataset),
         _policy((results.get("models") or {}).get("agent") or {}),
         failure_finding(verdict, grid, decimals),
-        fix_finding(verdict, grid, decimals),
+        *_fixed_and_harmed(results, verdict, grid, decimals),
         alarms_finding(_of_the_best(results.get("shields"), best), results.get("alpha")),
         _follows(_of_the_best(results.get("followed"), best)),
         sureness_finding(results, grid),
@@ -49,7 +51,7 @@ def summarize(results: Mapping[str, Any], grid: CellGrid) -> list[Finding]:
 
 
 def verdict_lines(results: Mapping[str, Any]) -> list[str]:
-    """What fails, what fixes it and how sure that is, one line each, for the terminal.
+    """What fails, what fixes it, help, harm and how sure that is, one line each, for the terminal.
 
     Args:
         results: The content of results.json.
@@ -59,10 +61,26 @@ def verdict_lines(results: Mapping[str, Any]) -> list[str]:
     decimals = return_decimals(results.get("dataset") or {}, grid.mean_returns)
     findings = (
         failure_finding(verdict, grid, decimals),
-        fix_finding(verdict, grid, decimals),
+        *_fixed_and_harmed(results, verdict, grid, decimals),
         sureness_finding(results, grid),
     )
     return [f"{found.question} {found.answer}" for found in findings]
+
+
+def _fixed_and_harmed(
+    results: Mapping[str, Any], verdict: Verdict | None, grid: CellGrid, decimals: int
+) -> list[Finding]:
+    """What fixes the failures, and whether the guard, if there is one, helps and harms."""
+    changes = compare(results, grid)
+    fixed = fix_finding(verdict, grid, decimals, changes)
+    guard = results.get("guard") or {}
+    if all(name == UNSHIELDED for name in grid.shields):
+        return [fixed]
+    return [
+        fixed,
+        help_finding(changes, grid, decimals),
+        harm_finding(changes, guard, grid, decimals),
+    ]
 
 
 def _of_the_best(

@@ -8,6 +8,7 @@ from typing import Any
 from flowshield.counted import counted
 from flowshield.evaluation.cell_grid import UNSHIELDED, CellGrid, Command
 from flowshield.evaluation.finding import Finding
+from flowshield.evaluation.harm import Changes
 from flowshield.evaluation.statistics import clopper_pearson
 from flowshield.evaluation.verdict import MAX_CRASH_RATE, SHORTFALL, ShieldVerdict, Verdict
 from flowshield.evaluation.wording import (
@@ -58,21 +59,31 @@ def failure_finding(verdict: Verdict | None, grid: CellGrid, decimals: int) -> F
     return Finding(question, answer, f"{told}. {rule}{doubts}", "bad")
 
 
-def fix_finding(verdict: Verdict | None, grid: CellGrid, decimals: int) -> Finding:
+def fix_finding(
+    verdict: Verdict | None, grid: CellGrid, decimals: int, changes: Changes
+) -> Finding:
     """Which shields fix it, alike, and what they break.
 
     Args:
         verdict: None where nothing was evaluated without a shield.
         grid: The cells that it was read off.
         decimals: With which returns are written.
+        changes: What the guards change: where one does harm, there is something to fix.
     """
     question = "Which shield fixes it?"
     if verdict is None or not verdict.shields:
         return Finding(question, "unknown", "no shield was compared with none")
     if not verdict.failures:
         broken = "; ".join(_broken(shield) for shield in verdict.shields if shield.broken)
-        harm = broken or "no shield makes a command fail beyond chance either"
-        return Finding(question, "nothing to fix", harm, "bad" if broken else "plain")
+        if broken or changes.harmed:
+            harmful = dict.fromkeys(s.shield for s in verdict.shields if s.broken)
+            harmful |= dict.fromkeys(change.shield for change in changes.harmed)
+            names = listed([shield_label(name) for name in harmful])
+            answer = f"no command fails without one, and {names} {_does(len(harmful))} harm"
+            return Finding(question, answer, broken, "bad")
+        return Finding(
+            question, "nothing to fix", "no shield makes a command fail beyond chance either"
+        )
     first, total = verdict.shields[0], len(verdict.failures)
     told = "; ".join(
         _cell_text(grid, first.shield, command, decimals) for command in verdict.failures
@@ -104,6 +115,10 @@ def _none(verdict: Verdict) -> str:
     if not harmful:
         return none
     return f"{none}; {f'{harmful[0]} does' if len(harmful) == 1 else 'some do'} harm"
+
+
+def _does(n: int) -> str:
+    return "does" if n == 1 else "do"
 
 
 def _crashing(grid: CellGrid, shield: str) -> list[Command]:

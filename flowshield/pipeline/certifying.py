@@ -171,16 +171,32 @@ def guarded_subjects(
     return subjects.with_guards(guards)
 
 
-def guard_record(config: DictConfig, folder: RunFolder, subjects: Subjects) -> dict[str, Any]:
+def guard_record(
+    config: DictConfig, folder: RunFolder, subjects: Subjects, dataset: TrajectoryDataset
+) -> dict[str, Any]:
     """The entry "guard" of results.json.
 
+    Args:
+        config: Its section `guard` says how the run is guarded.
+        folder: Of the run.
+        subjects: With their guards.
+        dataset: The run's: the cost of a step and the unit of harm follow from it.
+
     Returns:
-        "kind" ("none" also where there is no guard) and "intent"; of an outcome guard "every",
+        "kind" ("none" also where there is no guard), "intent", its "step_cost" and the data's
+        "return_range", both in raw reward; of an outcome guard "every",
         "n_candidates", "outcome" (the record of models/outcome.json, how true its predictions are)
         and "certificates" by shield.
     """
     kind = "none" if subjects.shields and not subjects.guards else str(config.guard.kind)
-    record = {"kind": kind, "intent": str(config.guard.intent)}
+    returns, lengths = dataset.episode_returns, dataset.episode_lengths
+    intent = Intent.of_data(config.guard.intent, returns, lengths)
+    record = {
+        "kind": kind,
+        "intent": intent.kind,
+        "step_cost": intent.step_cost,
+        "return_range": return_range(returns),
+    }
     if kind != "outcome" or not subjects.shields:
         return record
     certificates = {n: read_json(folder.certificate(n))["certificate"] for n in subjects.shields}

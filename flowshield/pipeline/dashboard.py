@@ -10,7 +10,10 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from flowshield.evaluation import Subjects
+from flowshield.evaluation.cell_grid import CellGrid
+from flowshield.evaluation.harm import compare
 from flowshield.evaluation.shield import detection_scores
+from flowshield.evaluation.wording import is_known
 from flowshield.run_folder import RunFolder
 from flowshield.training import Logger, hyperparameters
 
@@ -28,8 +31,10 @@ def log_evaluation(
 
     Under `figures/NAME` the report's figures; under `calibration/SHIELD` the realised false-alarm
     rate, the step being the nominal one in percent; under `scores/SHIELD/true` and `/impossible`
-    the scores of held-out commands and of those above the provable bound; everything else is a
-    metric of the HParams table.
+    the scores of held-out commands and of those above the provable bound; under `outcome/coverage`
+    the share of unseen episodes within the predicted 90% interval at the start (step 0) and later
+    (step 1), under `outcome/failure` the share that failed, the step being the predicted one in
+    percent; everything else is a metric of the HParams table.
 
     Args:
         config: The run's.
@@ -46,8 +51,18 @@ def log_evaluation(
             for level in record["false_alarms_by_level"]:
                 percent = round(100 * level["alpha"])
                 logger.log_scalar(f"calibration/{name}", level["rate"], percent)
+        _log_outcome(logger, (results.get("guard") or {}).get("outcome") or {})
         _log_scores(logger, subjects)
         logger.log_hparams(hyperparameters(config), dict(_metrics(results)))
+
+
+def _log_outcome(logger: Logger, record: Mapping[str, Any]) -> None:
+    for step, where in enumerate(("start", "later")):
+        rate = ((record.get("coverage") or {}).get(where) or {}).get("rate")
+        if is_known(rate):
+            logger.log_scalar("outcome/coverage", rate, step)
+    for found in record.get("failure") or ():
+        logger.log_scalar("outcome/failure", found["rate"], round(100 * found["predicted"]))
 
 
 def _log_scores(logger: Logger, subjects: Subjects) -> None:
@@ -72,6 +87,9 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, float]:
         command = "_".join(f"{value:g}" for value in cell["command"])
         found[f"return/{cell['shield']}/{command}"] = cell["return_mean"]
         found[f"crash_rate/{cell['shield']}/{command}"] = cell["crash_rate"]
+    for change in compare(results, CellGrid.from_cells(results["cells"])).cells:
+        command = "_".join(f"{value:g}" for value in change.command)
+        found[f"utility_gain/{change.shield}/{command}"] = change.utility
     for name, record in results["shields"].items():
         found[f"false_alarm_rate/{name}"] = record["false_alarms"]["rate"]
         found[f"auc_roc/{name}"] = record["detection"]["auc_roc"]

@@ -77,7 +77,7 @@ def evaluate(
     with folder.timed("explore"):
         explorer = _explorer(config, folder, reporter, subjects, measured["cells"])
     typed = "\n".join(folder.remember(command))
-    measured["guard"] = guard_record(config, folder, subjects)
+    measured["guard"] = guard_record(config, folder, subjects, dataset)
     results = gather_results(config, folder, typed, dataset, parts, measured, yardstick)
     write_json(folder.results, results)
     with atomic_write(folder.table) as file:
