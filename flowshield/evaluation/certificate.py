@@ -8,7 +8,8 @@ in that order, until one is not rejected. The last rejected one is chosen. With 
 & Lei 2021, "Learn then Test", arXiv 2110.01052, fixed-sequence testing).
 
 Two nulls belong to a rule, of utility and of failure, and it is certified only if both are
-rejected at delta. That needs no correction: where the rule does harm, one of the two is true, and
+rejected at delta: of utility by a betting bound, of failure by an exact test, which for rates is
+far more powerful. That needs no correction: where the rule does harm, one of the two is true, and
 it alone is rejected wrongly with probability delta at most (an intersection-union test).
 """
 
@@ -35,9 +36,10 @@ from typing import Any, Final, Literal, NamedTuple, get_args, get_type_hints
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom  # type: ignore[attr-defined]  # its __all__ is computed
+from scipy.stats import binom, norm  # type: ignore[attr-defined]  # its __all__ is computed
 
 from flowshield.errors import ConfigError, DataError, FileFormatError, ShapeError, unknown_name
+from flowshield.evaluation.statistics import non_inferiority_test, non_inferiority_z
 from flowshield.evaluation.wording import percent, short_number
 from flowshield.models.intent import Intent
 
@@ -50,6 +52,8 @@ ASSUMPTIONS: Final = (
     "Every episode was run with the guard and without it from the same start, and trained and "
     "selected nothing.",
     "The episodes are independent of each other and are tested in the order of their numbers.",
+    "Their number was fixed before. Who tries again with more, because fewer did not do, must "
+    "halve delta.",
     "Where harm is more than the whole range of returns, it counts as the whole range.",
 )
 
@@ -149,9 +153,10 @@ class RuleTest:
         n: Paired episodes.
         mean_harm: Mean harm as a share of the return range, each within [-1, 1]; below 0 the
             guard helps.
-        p_value: Of "the true mean harm is above epsilon".
+        p_value: Of "the true mean harm is above epsilon", by the certificate's bound.
         mean_failure_harm: By how much the failure rate rises; None where failure is unknown.
-        failure_p_value: Of "it rises by more than epsilon"; None where failure is unknown.
+        failure_p_value: Of "it rises by epsilon or more", by `non_inferiority_test`; None where
+            failure is unknown.
         certified: Whether both were rejected at delta.
         share_replaced: Share of the episodes in which the guard replaced a command.
     """
@@ -179,7 +184,7 @@ class Certificate:
         n_episodes: Paired episodes of each test.
         return_range: Unit of harm, raw reward; see `flowshield.models.intent.return_range`.
         intent: What an outcome is worth.
-        bound: Which p-value was used, "betting" or "hoeffding_bentkus".
+        bound: Which p-value was used for utility, "betting" or "hoeffding_bentkus".
         tests: In the order of the family, up to the first that was not rejected.
         chosen: The boldest rule that is certified; None: never replace.
         episodes_that_would_do: Where nothing is certified, how many episodes certify the first
@@ -243,9 +248,6 @@ def certify(
 ) -> Certificate:
     """Chooses the boldest rule that is certified to do no harm.
 
-    The default bound is valid at every number of episodes at once. So if nothing is certified,
-    more episodes may be added behind the first ones, and the test be made again.
-
     Args:
         family: The rules that replace commands, from the most cautious to the boldest. "Never
             replace" comes before them and is not listed: it needs no test.
@@ -256,7 +258,8 @@ def certify(
         epsilon: Mean harm that is allowed, as a share of `return_range`; rise of the failure rate
             that is allowed. In (0, 0.5].
         delta: Probability with which the certificate may be wrong, in (0, 1).
-        bound: "betting" or "hoeffding_bentkus", which counts no gain and needs more episodes.
+        bound: Of utility: "betting" or "hoeffding_bentkus", which counts no gain and needs more
+            episodes.
 
     Raises:
         ConfigError: An argument is out of range, or the family is empty or names a rule twice.
@@ -384,7 +387,7 @@ def check_episodes(n_episodes: int, epsilon: float, delta: float) -> None:
         raise DataError(
             f"expected at least {least} certificate episodes for epsilon {epsilon:g} and delta "
             f"{delta:g}, got {n_episodes}: even a rule without any harm cannot be certified with "
-            "fewer. Run more, or allow a larger epsilon or delta"
+            "fewer. Ask for more, or allow a larger epsilon or delta"
         )
 
 
@@ -405,10 +408,6 @@ class _Shares(NamedTuple):
     @classmethod
     def of(cls, losses: PairedLosses, return_range: float) -> "_Shares":
         return cls(np.clip(losses.utility / return_range, -1, 1), losses.failure)
-
-    @property
-    def known(self) -> list[NDArray[np.float64]]:
-        return [self.utility] if self.failure is None else [self.utility, self.failure]
 
     @property
     def kind(self) -> str:
@@ -436,16 +435,16 @@ def _p_value(losses: ArrayLike, epsilon: float, delta: float, bound: Bound) -> N
 def _test(
     rule: float, shares: _Shares, share_replaced: float, epsilon: float, delta: float, bound: Bound
 ) -> RuleTest:
-    p_values = [float(_p_value(one, epsilon, delta, bound)) for one in shares.known]
-    failure = shares.failure
+    failure, p_value = shares.failure, float(_p_value(shares.utility, epsilon, delta, bound))
+    worse = None if failure is None else non_inferiority_test(failure > 0, failure < 0, epsilon)
     return RuleTest(
         rule=float(rule),
         n=shares.utility.size,
         mean_harm=float(shares.utility.mean()),
-        p_value=p_values[0],
-        mean_failure_harm=None if failure is None else float(failure.mean()),
-        failure_p_value=None if failure is None else p_values[1],
-        certified=max(p_values) <= delta,
+        p_value=p_value,
+        mean_failure_harm=None if worse is None else worse.mean_difference,
+        failure_p_value=None if worse is None else worse.p_value,
+        certified=max(p_value, 0.0 if worse is None else worse.p_value) <= delta,
         share_replaced=share_replaced,
     )
 
@@ -453,18 +452,22 @@ def _test(
 def _enough(shares: _Shares, epsilon: float, delta: float, bound: Bound) -> int | None:
     """Episodes that would have certified the rule, by resampling those seen.
 
-    Numbers are tried in steps of 10%, up to 100 times the least.
+    Numbers are tried in steps of 10%, up to 100 times the least. Of failures the score of the exact
+    test is taken as normal, which is as good here and much quicker.
     """
-    if any(one.mean() >= epsilon for one in shares.known):
+    utility, failure = shares.utility, shares.failure
+    if utility.mean() >= epsilon or (failure is not None and failure.mean() >= epsilon):
         return None
     rng = np.random.default_rng(_SEED)
-    n = shares.utility.size
-    enough = n
+    enough = utility.size
     while enough <= _MOST * least_episodes(epsilon, delta):
         enough = math.ceil(_STEP * enough)
-        drawn = rng.integers(n, size=(_RESAMPLES, enough))
-        p_values = [_p_value(one[drawn], epsilon, delta, bound) for one in shares.known]
-        if np.mean(np.max(p_values, axis=0) <= delta) >= _SUCCESS:
+        drawn = rng.integers(utility.size, size=(_RESAMPLES, enough))
+        passed = _p_value(utility[drawn], epsilon, delta, bound) <= delta
+        if failure is not None:
+            more, less = ((sign * failure[drawn] > 0).sum(axis=1) for sign in (1, -1))
+            passed &= norm.cdf(non_inferiority_z(more, less, enough, epsilon)) <= delta
+        if passed.mean() >= _SUCCESS:
             return enough
     return None
 

@@ -23,6 +23,7 @@ def certified_guard(
     *,
     every: int,
     n_candidates: int,
+    projection: bool = False,
     name: str,
 ) -> OutcomeGuard:
     """The guard that a certificate speaks of, by its rule; without one it replaces nothing.
@@ -33,6 +34,7 @@ def certified_guard(
         outcome: Predicts what the policy gets.
         every: Steps from one decision to the next, as certified.
         n_candidates: Samples at each decision, as certified.
+        projection: Whether the projection is a candidate, as certified.
         name: What results call the guard.
     """
     rule = math.inf if certificate.chosen is None else certificate.chosen
@@ -44,6 +46,7 @@ def certified_guard(
         rule=rule,
         every=every,
         n_candidates=n_candidates,
+        projection=projection,
         name=name,
     )
 

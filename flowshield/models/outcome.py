@@ -107,7 +107,8 @@ class OutcomeModel(nn.Module):
 
     Members differ by their first weights and by a bootstrap over episodes (Lakshminarayanan et al.
     2017, arXiv 1612.01474; Osband et al. 2016, arXiv 1602.04621): where they disagree, the data say
-    little. Each is trained with the pinball loss of all quantiles (Koenker & Bassett 1978; Dabney
+    little. Half of the rows of a batch are starts, where commands are given and all is still open.
+    Each is trained with the pinball loss of all quantiles (Koenker & Bassett 1978; Dabney
     et al. 2018, arXiv 1710.10044, eq. 9) and the cross entropy of failure. The 90% interval is made
     to hold by conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222, eq. 8) on
     the start of each validation episode: what a request gets is asked there first.
@@ -200,19 +201,19 @@ class OutcomeModel(nn.Module):
         self._start(seed)
         generator = torch.Generator().manual_seed(seed)
         pools = [_bootstrap(rows.episodes, generator) for _ in range(self.n_members)]
+        is_start = _is_start(rows.episodes)
+        at_start = [pool[is_start[pool]] for pool in pools]
         inputs, targets = self._inputs(rows.states, rows.commands), self._targets(rows)
-        held_inputs = self._inputs(validation.states, validation.commands)
-        held_targets = self._targets(validation)
+        held = [
+            (self._inputs(part.states, part.commands), self._targets(part))
+            for part in (validation, _starts(validation))
+        ]
         adam = torch.optim.AdamW(self.parameters(), lr=_LEARNING_RATE, weight_decay=1e-3)
         rate = torch.optim.lr_scheduler.OneCycleLR(adam, _LEARNING_RATE, total_steps=n_steps)
         best, kept = math.inf, self.state_dict()
         for step in range(1, n_steps + 1):
-            picked = torch.stack(
-                [
-                    pool[torch.randint(len(pool), (batch_size,), generator=generator)]
-                    for pool in pools
-                ]
-            )
+            anywhere = _drawn(pools, batch_size - batch_size // 2, generator)
+            picked = torch.cat([anywhere, _drawn(at_start, batch_size // 2, generator)], dim=1)
             loss = self._loss(inputs[picked], targets[picked])
             adam.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -220,8 +221,8 @@ class OutcomeModel(nn.Module):
             rate.step()
             if step % max(1, n_steps // _CHECKS) == 0 or step == n_steps:
                 with torch.no_grad():
-                    now = float(
-                        self._loss(held_inputs.expand(self.n_members, -1, -1), held_targets)
+                    now = sum(
+                        float(self._loss(x.expand(self.n_members, -1, -1), y)) for x, y in held
                     )
                 if now < best:
                     best, kept = now, {k: v.clone() for k, v in self.state_dict().items()}
@@ -371,13 +372,13 @@ class OutcomeModel(nn.Module):
     @torch.no_grad()
     def _conformalize(self, rows: OutcomeRows) -> None:
         """Sets the margin from the first row of each episode, its start."""
-        picked = torch.from_numpy(np.unique(rows.episodes.numpy(), return_index=True)[1])
+        starts = _starts(rows)
         self.margin.zero_()
-        inputs = self._inputs(rows.states[picked], rows.commands[picked])
+        inputs = self._inputs(starts.states, starts.commands)
         low, high = self._interval(self._outputs(inputs.expand(self.n_members, -1, -1))[0])
-        y = self._targets(rows)[picked, 0]
+        y = self._targets(starts)[:, 0]
         beyond = torch.maximum(low - y, y - high).sort().values
-        rank = math.ceil(COVERAGE * (len(picked) + 1))
+        rank = math.ceil(COVERAGE * (len(y) + 1))
         self.margin.copy_(beyond[rank - 1])
 
     @staticmethod
@@ -468,6 +469,27 @@ def _bootstrap(episodes: Tensor, generator: torch.Generator) -> Tensor:
     names = episodes.unique()  # type: ignore[no-untyped-call]
     drawn = names[torch.randint(len(names), (len(names),), generator=generator)]
     return torch.cat([(episodes == name).nonzero().squeeze(1) for name in drawn])
+
+
+def _drawn(pools: Sequence[Tensor], size: int, generator: torch.Generator) -> Tensor:
+    """Rows drawn evenly from each pool [pools, size]."""
+    return torch.stack(
+        [pool[torch.randint(len(pool), (size,), generator=generator)] for pool in pools]
+    )
+
+
+def _is_start(episodes: Tensor) -> Tensor:
+    """Whether a row is the first of its episode, bool [n]."""
+    first = np.unique(episodes.numpy(), return_index=True)[1]
+    there = torch.zeros(len(episodes), dtype=torch.bool)
+    there[torch.from_numpy(first)] = True
+    return there
+
+
+def _starts(rows: OutcomeRows) -> OutcomeRows:
+    """The first row of each episode."""
+    at = _is_start(rows.episodes)
+    return OutcomeRows(*(column[at] for column in rows))
 
 
 def _rising(raw: Tensor) -> Tensor:

@@ -138,10 +138,10 @@ class SupportGuard:
 class OutcomeGuard:
     """Replaces a command only where the policy is predicted to do clearly better under another.
 
-    Candidates are the request, what is carried out now, and the shield's samples at the state.
-    Each one's utility, by the intent and
-    against what is left of the REQUEST, is predicted by every member of the outcome model. With
-    the gain over the request of each member, a candidate's score is
+    Candidates are the request, what is carried out now, the shield's samples at the state, and if
+    wanted the request's projection (the nearest command that the shield supports). Each one's
+    utility, by the intent and against what is left of the REQUEST, is predicted by every member of
+    the outcome model. With the gain over the request of each member, a candidate's score is
 
         mean gain - rule * max(deviation of the gain over the members, 1% of the return range),
 
@@ -158,6 +158,8 @@ class OutcomeGuard:
         every: Steps from one decision to the next.
         n_candidates: Samples of the shield at each decision.
         name: What results call it.
+        projection: Whether the request's projection is a candidate too. The samples lie about it
+            already, and it takes longer than all the rest.
         n_uncomputed: Candidates of which a prediction is NaN or infinite; none of them is chosen,
             and where the request is one, it is left alone.
     """
@@ -170,6 +172,7 @@ class OutcomeGuard:
     every: int = 20
     n_candidates: int = 48
     name: str = "outcome"
+    projection: bool = False
     n_uncomputed: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -196,6 +199,7 @@ class OutcomeGuard:
             "intent": self.intent.kind,
             "every": self.every,
             "n_candidates": self.n_candidates,
+            "projection": self.projection,
             "policy": self.outcome.policy_checksum,
             "outcome": weights_checksum(self.outcome),
         }
@@ -236,11 +240,18 @@ class OutcomeGuard:
         return torch.stack([_chosen(candidates, gains.scores(rule)).replaced for rule in rules])
 
     def candidates(self, state: Tensor, request: Tensor, command: Tensor) -> Tensor:
-        """The request, the command carried out now, and the shield's samples, [batch, m, 2]."""
-        samples = self.shield.common_samples(state, self.n_candidates)[0]
-        listed = torch.cat([request.unsqueeze(1), command.unsqueeze(1), samples.to(request)], dim=1)
-        horizon = listed[..., :1].clamp(min=1.0)
-        return torch.cat([horizon, listed[..., 1:]], dim=2)
+        """What is compared at each state [batch, m, 2], the request first; see the class.
+
+        Where the shield can compute no projection, the request stands in its place.
+        """
+        listed = [request.unsqueeze(1), command.unsqueeze(1)]
+        listed.append(self.shield.common_samples(state, self.n_candidates)[0].to(request))
+        if self.projection:
+            nearest = self.shield.project_in_detail(state, request).command.to(request)
+            known = nearest.isfinite().all(dim=1, keepdim=True)
+            listed.append(torch.where(known, nearest, request).unsqueeze(1))
+        candidates = torch.cat(listed, dim=1)
+        return torch.cat([candidates[..., :1].clamp(min=1.0), candidates[..., 1:]], dim=2)
 
     def _gains(self, law: Law, request: Tensor) -> "_Gains":
         """What is predicted of candidates, given the law of each and what is left of requests."""

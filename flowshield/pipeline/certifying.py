@@ -129,6 +129,7 @@ def outcome_guards(
             unit,
             every=config.guard.every,
             n_candidates=config.guard.n_candidates,
+            projection=config.guard.projection,
             name=name,
         )
         for name, shield in subjects.shields.items()
@@ -164,6 +165,7 @@ def guarded_subjects(
                 model.to(shield.device),
                 every=config.guard.every,
                 n_candidates=config.guard.n_candidates,
+                projection=config.guard.projection,
                 name=name,
             )
             for name, shield in subjects.shields.items()
@@ -185,8 +187,8 @@ def guard_record(
     Returns:
         "kind" ("none" also where there is no guard), "intent", its "step_cost" and the data's
         "return_range", both in raw reward; of an outcome guard "every",
-        "n_candidates", "outcome" (the record of models/outcome.json, how true its predictions are)
-        and "certificates" by shield.
+        "n_candidates", "projection", "outcome" (the record of models/outcome.json, how true its
+        predictions are) and "certificates" by shield.
     """
     kind = "none" if subjects.shields and not subjects.guards else str(config.guard.kind)
     returns, lengths = dataset.episode_returns, dataset.episode_lengths
@@ -206,6 +208,7 @@ def guard_record(
         **record,
         "every": int(config.guard.every),
         "n_candidates": int(config.guard.n_candidates),
+        "projection": bool(config.guard.projection),
         "outcome": outcome,
         "certificates": certificates,
     }

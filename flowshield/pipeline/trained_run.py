@@ -115,6 +115,7 @@ class TrainedRun:
             self.outcome(),
             every=settings.every,
             n_candidates=settings.n_candidates,
+            projection=settings.projection,
             name=name,
         )
 

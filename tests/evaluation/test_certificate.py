@@ -18,7 +18,7 @@ from flowshield.evaluation.certificate import (
     hoeffding_bentkus_p_value,
     least_episodes,
 )
-from flowshield.evaluation.statistics import clopper_pearson
+from flowshield.evaluation.statistics import clopper_pearson, non_inferiority_test
 from flowshield.models.intent import Intent
 
 EPSILON, DELTA = 0.02, 0.05
@@ -153,6 +153,17 @@ def test_power_where_gains_pay_for_losses():
     assert np.mean(hoeffding_bentkus_p_value(flips, EPSILON) <= DELTA) < 0.1
 
 
+def test_the_exact_test_of_failures_sees_more_than_the_bets():
+    """Why failures have a test of their own: a guard often swaps which episodes fail."""
+    rng, power = np.random.default_rng(11), []
+    flips = rng.choice([1.0, -1.0, 0.0], (40, 1000), p=[0.03, 0.03, 0.94])
+    for losses in flips:
+        exact = non_inferiority_test(losses > 0, losses < 0, EPSILON).p_value
+        power.append([exact <= DELTA, float(betting_p_value(losses, EPSILON)) <= DELTA])
+    exact, betting = np.mean(power, axis=0)
+    assert exact > 0.6 and exact > betting + 0.2
+
+
 @pytest.mark.parametrize("n", [150, 400])
 @pytest.mark.parametrize("k", [0, 1, 3, 20])
 def test_hoeffding_bentkus_is_its_closed_form(n, k):
@@ -243,7 +254,8 @@ def test_utility_and_failure_must_both_be_rejected():
     good, bad = np.zeros(200), np.arange(200) < 20  # a tenth
     both = certified([1.0], {1.0: paired(good, good)})
     assert both.chosen == 1.0 and both.tests[0].mean_failure_harm == 0.0
-    assert both.tests[0].failure_p_value == both.tests[0].p_value <= DELTA
+    exact = non_inferiority_test(good, good, EPSILON).p_value
+    assert both.tests[0].failure_p_value == exact <= DELTA
     for utility, failure in ((good, bad), (bad, good), (bad, bad)):
         assert certified([1.0], {1.0: paired(utility, failure)}).chosen is None
     unknown = certified([1.0], {1.0: paired(good)})
@@ -347,7 +359,7 @@ def test_the_text_of_a_certified_rule_says_what_holds(some_certificate):
 def test_the_text_speaks_of_failures_where_they_are_known():
     text = certificate_text(certified([1.0], {1.0: paired(np.zeros(160), np.zeros(160))}))
     assert "and raises the failure rate by at most 2%." in text
-    assert "failure rate +0.00% (p = 0.046)" in text
+    assert "failure rate +0.00% (p = 0.04)" in text
 
 
 def test_the_text_of_no_certificate_says_what_would_do():

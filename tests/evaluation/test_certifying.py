@@ -140,10 +140,12 @@ def test_the_guard_of_a_certificate_has_its_rule_or_replaces_nothing(parts, mode
     certificate = certify(
         RULES, losses, return_range=40.0, intent=Intent("exact"), epsilon=0.02, delta=0.05
     )
-    made = certified_guard(certificate, parts[1], model, every=4, n_candidates=12, name="mixture")
+    made = certified_guard(
+        certificate, parts[1], model, every=4, n_candidates=12, projection=True, name="mixture"
+    )
     assert made.rule == (math.inf if harm else RULES[-1])
     assert (made.intent, made.return_range, made.every) == (Intent("exact"), 40.0, 4)
-    assert (made.n_candidates, made.name) == (12, "mixture")
+    assert (made.n_candidates, made.projection, made.name) == (12, True, "mixture")
 
 
 def test_the_record_of_an_outcome_model_is_of_starts_and_later_steps(model, probes):

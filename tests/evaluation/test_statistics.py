@@ -1,3 +1,4 @@
+import bisect
 import math
 import warnings
 
@@ -11,6 +12,8 @@ from flowshield.evaluation.statistics import (
     clopper_pearson,
     holm,
     mcnemar_test,
+    non_inferiority_test,
+    non_inferiority_z,
     paired_difference,
     paired_t_test,
     sign_flip_test,
@@ -155,6 +158,70 @@ def test_mcnemar_never_rejects_too_often():
     pairs = [rng.random((2, 30)) < 0.3 for _ in range(400)]
     rejections = sum(mcnemar_test(a, b).p_value < 0.1 for a, b in pairs)
     assert 0 < clopper_pearson(rejections, 400, confidence=0.999)[0] < 0.1
+
+
+def outcomes(more, less, n):
+    """(a, b) [n] in which it happened in a only, and in b only, so often."""
+    at = np.arange(n)
+    return at < more, (at >= more) & (at < more + less)
+
+
+def enumerated(counts, n, margin):
+    """The exact p-value of (more, less) by summing over all counts at many nuisance values."""
+    pairs = [(i, j) for i in range(n + 1) for j in range(n + 1 - i)]
+    seen = non_inferiority_z(*counts, n, margin)
+    as_low = [(i, j) for i, j in pairs if non_inferiority_z(i, j, n, margin) <= seen + 1e-9]
+    ways = np.array([math.comb(n, i) * math.comb(n - i, j) for i, j in as_low], dtype=float)
+    i, j = np.array(as_low).T
+    found = []
+    for differing in np.linspace(margin, 1.0, 2001):
+        more, less = (differing + margin) / 2, (differing - margin) / 2
+        found.append(np.sum(ways * more**i * less**j * (1 - differing) ** (n - i - j)))
+    return max(found)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 2), (0, 3), (2, 1), (0, 8)])
+@pytest.mark.parametrize("margin", [0.05, 0.15])
+def test_non_inferiority_by_enumeration(counts, margin):
+    found = non_inferiority_test(*outcomes(*counts, 8), margin)
+    assert found.p_value == pytest.approx(enumerated(counts, 8, margin), rel=1e-3)
+    assert found.mean_difference == (counts[0] - counts[1]) / 8
+
+
+def test_non_inferiority_needs_as_many_pairs_without_a_difference_as_the_margin_says():
+    """Where none differs only n speaks: a rise of 2% would stay unseen with 0.98^n."""
+    for n in (100, 149, 160):
+        found = non_inferiority_test(*outcomes(0, 0, n), 0.02)
+        assert found.p_value >= 0.98**n * 0.999
+    assert found.p_value < 0.05
+
+
+@pytest.mark.parametrize("differing", [0.02, 0.06, 0.3, 1.0])
+def test_non_inferiority_is_wrong_at_most_as_often_as_it_says(differing):
+    """Where the rate rises by just the margin. The p-value rises with the score."""
+    rng, n, margin = np.random.default_rng(0), 300, 0.02
+    share = [(differing + margin) / 2, (differing - margin) / 2, 1 - differing]
+    counts = rng.multinomial(n, share, 2000)[:, :2]
+    scores = non_inferiority_z(counts[:, 0], counts[:, 1], n, margin)
+    in_order = np.argsort(scores)
+
+    def accepted(place):
+        pair = outcomes(*counts[in_order[place]], n)
+        return non_inferiority_test(*pair, margin).p_value > 0.1
+
+    rejected = bisect.bisect_left(range(2000), True, key=accepted)
+    assert clopper_pearson(rejected, 2000, confidence=0.999)[0] <= 0.1
+    assert rejected > 20  # not bought by never rejecting
+
+
+def test_non_inferiority_falls_with_fewer_failures():
+    p_values = [non_inferiority_test(*outcomes(more, 5, 200), 0.05).p_value for more in range(20)]
+    assert (np.diff(p_values) > 0).all() and p_values[-1] > 0.3
+
+
+def test_non_inferiority_refuses_what_is_no_yes_or_no():
+    with pytest.raises(DataError, match="True and False"):
+        non_inferiority_test([0.0, 0.5], [True, False], 0.02)
 
 
 def test_mcnemar_refuses_what_is_no_yes_or_no():

@@ -1,5 +1,6 @@
 import math
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from flowshield.models import (
 from flowshield.models.outcome import Law, weights_checksum
 from flowshield.models.policy import RULES
 from flowshield.models.shields import Calibration, StateGroups
+from flowshield.models.shields.projection import Projection
 
 
 class EchoAgent(UDRLAgent):
@@ -200,6 +202,13 @@ class FanShield(BaseShield):
         samples = torch.stack([torch.full_like(ret, 40.0), ret], dim=2)
         return samples, torch.zeros(len(state), n_samples)
 
+    def project_in_detail(self, state, command, n_steps=None, lr=None):
+        """The nearest supported command is (45, 45); at a state of NaN there is none."""
+        nearest = torch.full_like(command, 45.0)
+        nearest[state.isnan().any(dim=1)] = torch.nan
+        score, yes = torch.zeros(len(state)), torch.ones(len(state), dtype=torch.bool)
+        return Projection(nearest, score, score, yes, yes)
+
 
 class KnownLaw(OutcomeModel):
     """Two members, whose means are a formula's plus and minus its deviation / sqrt(2).
@@ -360,6 +369,22 @@ def test_predictions_that_cannot_be_computed_reach_the_record_of_a_cell():
     assert cell.n_uncomputed == decisions * candidates
     assert cell_record(cell, alone.returns)["n_uncomputed"] == decisions * candidates
     assert cell.returns == alone.returns  # the requests were left alone
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_projection_of_the_request_is_a_candidate_if_wanted(wanted):
+    def only_there(state, commands):
+        return 90.0 * (commands[..., 1] == 45.0), 0.0, 0.0
+
+    guard = replace(outcome_guard(only_there), projection=wanted)
+    assert decided(guard, (50.0, 200.0)).command.tolist() == [[45, 45] if wanted else [50, 200]]
+    assert guard.settings()["projection"] == wanted
+
+
+def test_where_there_is_no_projection_the_others_are_compared():
+    guard = replace(outcome_guard(obeys_up_to(85.0)), projection=True)
+    request, nowhere = torch.tensor([[50.0, 200.0]]), torch.full((1, 2), torch.nan)
+    assert guard.decide(nowhere, request, request).command.tolist() == [[40, 80]]
 
 
 def test_an_infinite_rule_never_replaces_and_asks_nobody():
