@@ -16,6 +16,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,6 @@ ENVS: dict[str, tuple[str, ...]] = {
 _MARK = "<!-- below this line: benchmarks/harm.py -->"
 _PAGE = Path(__file__).parents[1] / "docs" / "results" / "harm.md"
 _BEFORE = ProjectionSettings(horizon_weight=1e-4, typicality=0.85)  # as shipped before
-_INFORMATION_RULE = 1.0
 _STARTS, _SAMPLES = 20, 12  # of the search for the best candidate of a cell
 _SHORT = 0.10  # a cell fails by so many failures, or by that share of the data's return range
 
@@ -155,6 +155,10 @@ class _Run:
         parts = Trainer(self.config).split(self.dataset)
         outcome = {kind: self._outcome_guard(kind) for kind in INTENTS}
         rules = {kind: self.certificates[kind].chosen for kind in INTENTS}
+        certified = {
+            name: outcome[kind].with_rule(math.inf if rules[kind] is None else rules[kind])
+            for kind, name in (("at_least", "outcome"), ("exact", "outcome_exact"))
+        }
         return {
             "none": None,
             "clip": ReturnCap(parts["train"].commands),
@@ -162,13 +166,8 @@ class _Run:
             "support_before": _support_before(self.config, self.folder, self.shield, parts),
             "support_now": self._support_now(),
             "expectile": _expectile(parts["train"], self.config.seed),
-            **{
-                name: outcome[kind].with_rule(math.inf if rule is None else rule)
-                for kind, name in (("at_least", "outcome"), ("exact", "outcome_exact"))
-                for rule in [rules[kind]]
-            },
-            "outcome_rule1": outcome["at_least"].with_rule(_INFORMATION_RULE),
-            "outcome_exact_rule1": outcome["exact"].with_rule(_INFORMATION_RULE),
+            **certified,
+            "outcome_projection": replace(certified["outcome"], projection=True),
         }
 
     def _outcome_guard(self, kind: str) -> OutcomeGuard:
@@ -244,7 +243,7 @@ class _Run:
         best = np.array(read_json(path)["gain"])
         gained = {
             name: float(np.mean(_gain(of[name], alone)[: len(best)]))
-            for name in ("outcome", "outcome_rule1", "support_now")
+            for name in ("outcome", "outcome_projection", "support_now")
         }
         return {"command": list(command), "best": float(best.mean()), "gained": gained}
 

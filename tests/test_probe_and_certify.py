@@ -36,7 +36,7 @@ MEASURED = [
     "evaluation.followed.n_starts=2",
     "evaluation.followed.n_commands=2",
     "evaluation.explorer.n_episodes=0",
-    "probe.n_episodes=120",
+    "probe.n_episodes=220",
     "probe.validation=0.5",
     "probe.n_steps=20",
     *CERTIFICATE,
@@ -99,12 +99,12 @@ def test_a_run_probes_certifies_and_says_so(finished):
     assert probes == [
         "certificate_00000.npz",
         "fit_00000.npz",
-        "fit_00050.npz",
+        "fit_00100.npz",
         "validation_00000.npz",
-        "validation_00050.npz",
+        "validation_00100.npz",
     ]
     sizes = [TrajectoryDataset(finished / "probe" / name).n_episodes for name in probes]
-    assert sizes == [30, 50, 10, 50, 10]
+    assert sizes == [30, 100, 10, 100, 10]
     guard, content = results(finished)["guard"], results(finished)
     assert (guard["kind"], guard["intent"]) == ("outcome", "at_least")
     (certificate,) = guard["certificates"].values()
@@ -136,7 +136,7 @@ def test_the_stages_alone_make_what_the_run_makes(finished, fresh):
 @pytest.mark.parametrize(
     "lost",
     [
-        ["probe/fit_00050.npz", "models/outcome.pt", "models/outcome.json", "certificates"],
+        ["probe/fit_00100.npz", "models/outcome.pt", "models/outcome.json", "certificates"],
         ["models/outcome.json", "certificates"],  # killed between the two files
         [
             "certificates/quantile.json",
@@ -226,16 +226,16 @@ def test_more_episodes_extend_the_probe(copied):
     def probed(name):
         return TrajectoryDataset(copied / "probe" / name)
 
-    before, first = times(copied, "probe"), probed("fit_00050.npz")
+    before, first = times(copied, "probe"), probed("fit_00100.npz")
     outcome = (copied / "models" / "outcome.pt").read_bytes()
-    assert run("probe", copied, "probe.n_episodes=160") == 0
+    assert run("probe", copied, "probe.n_episodes=260") == 0
     assert changed(before, copied, "probe") == {
-        "probe/fit_00050.npz",  # which had 10 of 50 episodes
-        "probe/validation_00050.npz",
+        "probe/fit_00100.npz",  # which had 10 of 100 episodes
+        "probe/validation_00100.npz",
     }
-    assert probed("fit_00050.npz").n_episodes == 30
+    assert probed("fit_00100.npz").n_episodes == 30
     steps = len(first)
-    assert np.array_equal(first.states, probed("fit_00050.npz").states[:steps])
+    assert np.array_equal(first.states, probed("fit_00100.npz").states[:steps])
     assert (copied / "models" / "outcome.pt").read_bytes() != outcome
     assert run("certify", copied, "certificate.n_episodes=40") == 0
     assert probed("certificate_00000.npz").n_episodes == 40

@@ -245,7 +245,7 @@ class OutcomeGuard:
         Where the shield can compute no projection, the request stands in its place.
         """
         listed = [request.unsqueeze(1), command.unsqueeze(1)]
-        listed.append(self.shield.common_samples(state, self.n_candidates)[0].to(request))
+        listed.append(self.shield.common_commands(state, self.n_candidates).to(request))
         if self.projection:
             nearest = self.shield.project_in_detail(state, request).command.to(request)
             known = nearest.isfinite().all(dim=1, keepdim=True)

@@ -38,7 +38,7 @@ from flowshield.run_folder import RunFolder
 if TYPE_CHECKING:
     from flowshield.distributed.evaluate import EvaluatorPool
 
-_TASK = 25  # episodes of a task: the same for any number of workers
+_TASK = 100  # episodes of a task: the same for any number of workers
 
 
 def certify_run(

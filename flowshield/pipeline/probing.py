@@ -27,7 +27,7 @@ from flowshield.pipeline.subjects import evaluator_of, existing_dataset, run_sub
 from flowshield.progress import Reporter
 from flowshield.run_folder import RunFolder
 
-_CHUNK = 50  # episodes of a task: the same for any number of workers, and so are the bytes
+_CHUNK = 100  # episodes of a task: the same for any number of workers, and so are the bytes
 
 
 def probe(
@@ -92,6 +92,7 @@ def probe_settings(subjects: Subjects) -> str:
         "deterministic": subjects.deterministic,
         "return_grid": subjects.return_grid,
         "plan": asdict(plan),
+        "chunk": _CHUNK,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 

@@ -113,7 +113,7 @@ def test_harm_beyond_chance_is_told_over_the_whole_family(tables):
 
 
 def test_repairs_are_shares_of_what_the_best_candidate_gains(tables):
-    gained = {"outcome": 4.0, "outcome_rule1": 5.0, "support_now": -1.0}
+    gained = {"outcome": 4.0, "outcome_projection": 5.0, "support_now": -1.0}
     repairs = [
         {"command": [10.0, 5.0], "best": 5.0, "gained": gained},
         {"command": [20.0, 5.0], "best": 0.1, "gained": gained},  # below 5% of the range

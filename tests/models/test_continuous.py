@@ -335,7 +335,15 @@ def test_the_tolerance_is_dopri5s(cls):
     assert errors[1] < 1e-4 and errors[1] < errors[0]
 
 
-@torch.no_grad()
+@pytest.mark.parametrize("cls", TYPES)
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+def test_common_commands_are_the_common_samples(cls, solver):
+    shield = random(cls, solver=solver)
+    found, known = shield.common_commands(states(), 32), shield.common_samples(states(), 32)[0]
+    assert found.shape == (len(states()), 32, 2) and float(found.std()) > 0.1
+    torch.testing.assert_close(found, known, rtol=1e-3, atol=1e-3)
+
+
 def test_common_samples_estimate_probabilities_better_than_random_ones():
     shield, state = perfect(FlowMatchingShield, n_steps=16), states()[:1]
     middle = truth(state).mean[0, 1]

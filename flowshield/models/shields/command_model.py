@@ -199,6 +199,10 @@ class CommandModel(nn.Module, ABC):
         generator = torch.Generator(device=state.device).manual_seed(_SEED)
         return self.sample_with_log_prob(state, n_samples, generator)
 
+    def common_commands(self, state: Tensor, n_samples: int) -> Tensor:
+        """The commands of `common_samples` alone [batch, n_samples, 2], to rounding."""
+        return self.common_samples(state, n_samples)[0]
+
     def achievability(self, state: Tensor, command: Tensor) -> Tensor:
         """P(R' >= R, H' <= H | s): how likely the behaviour reaches the request or better, [batch].
 

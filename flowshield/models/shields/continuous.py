@@ -5,7 +5,7 @@ __all__ = ["ContinuousShield", "on_circle"]
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -183,6 +183,23 @@ class ContinuousShield(BaseShield):
         return self._draw(state, noise, self.n_steps)
 
     @torch.no_grad()
+    def common_commands(self, state: Tensor, n_samples: int) -> Tensor:
+        """See `CommandModel`: without the divergence, which takes more than half of the time."""
+        check_batch(state=(state, self.state_dim))
+        context = self.field.encode(self.state_standardizer(state))
+        biases = self._biases(context, self.n_steps, n_samples)
+        z = ode.integrate(
+            lambda t, x: self.field(x, biases(t)),
+            _even_noise(n_samples).to(state).repeat(len(state), 1),
+            0.0,
+            _DATA_ANGLE,
+            solver=self.solver,
+            n_steps=self.n_steps,
+            tolerance=self.tolerance,
+        ).view(len(state), n_samples, 2)
+        return self.command_standardizer.inverse(degaussianize(self._components(context), z))
+
+    @torch.no_grad()
     def sample(self, state: Tensor, n_samples: int = 1, n_steps: int | None = None) -> Tensor:
         """Draws commands from p(g | s). See `BaseShield`."""
         return self.sample_with_log_prob(state, n_samples, n_steps=n_steps)[0]
@@ -251,19 +268,29 @@ class ContinuousShield(BaseShield):
         self, context: StateContext, n_steps: int, n_samples: int = 1, sign: float = 1.0
     ) -> ode.AugmentedField:
         """The velocity and `sign` times its divergence, for `n_samples` rows of every state."""
-        features = context.features.repeat_interleave(n_samples, dim=0)
-        # all times that the solver will ask for, embedded at once
-        times = ode.times(self.solver, 0.0, _DATA_ANGLE, n_steps)
-        table = self._time_biases(times, features)
+        biases = self._biases(context, n_steps, n_samples)
 
         def field(t: float, x: Tensor) -> tuple[Tensor, Tensor]:
-            bias = table.get(round(t, 9))
-            if bias is None:  # an adaptive solver's own choice
-                (bias,) = self._time_biases([t], features).values()
-            velocity, divergence = self.field.with_divergence(x, features + bias)
+            velocity, divergence = self.field.with_divergence(x, biases(t))
             return velocity, sign * divergence
 
         return field
+
+    def _biases(
+        self, context: StateContext, n_steps: int, n_samples: int
+    ) -> Callable[[float], Tensor]:
+        """What the field adds at each time, for `n_samples` rows of every state."""
+        features = context.features.repeat_interleave(n_samples, dim=0)
+        # all times that the solver will ask for, embedded at once
+        table = self._time_biases(ode.times(self.solver, 0.0, _DATA_ANGLE, n_steps), features)
+
+        def at(t: float) -> Tensor:
+            bias = table.get(round(t, 9))
+            if bias is None:  # an adaptive solver's own choice
+                (bias,) = self._time_biases([t], features).values()
+            return features + bias
+
+        return at
 
     def _time_biases(self, times: Sequence[float], like: Tensor) -> dict[float, Tensor]:
         angles = torch.tensor(times, dtype=like.dtype, device=like.device)
