@@ -293,6 +293,40 @@ def test_an_older_run_is_asked_and_evaluated(fresh, capsys):
     assert results(fresh)["guard"]["kind"] == "outcome"
 
 
+@pytest.mark.parametrize("command", [[10.0, 3.0], [20.0, 8.0], [3.0, 50.0]])
+def test_ask_tells_what_the_policy_gets_and_what_the_guard_does(finished, capsys, command):
+    words = ["ask", str(finished), "--seed", "1", "--command", *map(str, command)]
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    trained = TrainedRun(finished)
+    guard, told = trained.guard("quantile"), answer["guard"]
+    state, request = torch.tensor([answer["state"]]), torch.tensor([command])
+    decision = guard.decide(state, request, request)
+    assert told["carried_out"] == pytest.approx(decision.command[0].tolist())
+    assert told["replaced"] == bool(decision.replaced)
+    pairs = (("predicted", request), ("predicted_carried_out", decision.command))
+    for name, asked in pairs:
+        outcome = guard.outcome.predict(state, asked)
+        for key in ("mean", "low", "high", "steps"):
+            assert told[name][key] == pytest.approx(float(getattr(outcome, key)))
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    done = "replaced by return" if told["replaced"] else "carried out as it is"
+    assert f"guard         {done}" in text and told["certificate"] in text
+    low, high = (f"{told['predicted'][end]:.1f}".replace("-", "−") for end in ("low", "high"))
+    assert f"gets {low} to {high}" in text
+
+
+def test_ask_says_why_nothing_is_predicted(fresh, capsys):
+    words = ["ask", str(fresh), "--command", "10", "3", "--seed", "1"]
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    reason = json.loads(capsys.readouterr().out)["guard"]["reason"]
+    assert reason.startswith("not known: ") and "flowshield certify run_dir=" in reason
+    assert main(words) == 0 and f"guard         {reason}" in capsys.readouterr().out
+
+
 def test_a_run_that_was_not_certified_says_what_makes_a_guard(fresh):
     from flowshield.errors import UsageError
 

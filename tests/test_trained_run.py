@@ -143,7 +143,7 @@ def test_the_printed_state_asks_the_same_again(place, capsys):
     assert main(["ask", str(place), "--state", *state, "--command", "80", "-50"]) == 0
     again = capsys.readouterr().out.splitlines()
     assert again == [line for line in printed.splitlines() if "seed 4" not in line]
-    names = "shield state command verdict bound score false nearest returns caution"
+    names = "shield state command verdict bound score false nearest returns guard caution"
     assert [line.split()[0] for line in again] == names.split()
 
 

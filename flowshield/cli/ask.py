@@ -4,15 +4,19 @@ __all__ = ["ASK"]
 
 import argparse
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowshield.cli.command import Command
 from flowshield.progress import Reporter
 
+if TYPE_CHECKING:
+    from flowshield.evaluation.guarded_answer import GuardedAnswer
+
 _DESCRIPTION = """\
 Says whether a command (H, R), "get return R in H steps", is supported by the data at a state; its
-score against the threshold; the false-alarm rate; the nearest supported command, which is what the
-agent would be commanded; and which returns are supported at that horizon.
+score against the threshold; the false-alarm rate; the nearest supported command; and which returns
+are supported at that horizon. Of a run that was probed and certified also: what its policy is
+predicted to get under the command, and what its guard does about it.
 
 The state is given by its numbers, in the environment's units, or taken from an episode: the run's
 agent (not the behaviour that its data come from) starts from the reset with --seed and follows the
@@ -59,6 +63,7 @@ def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     from flowshield.evaluation import answer_lines
     from flowshield.json_files import json_text
     from flowshield.pipeline import Question, TrainedRun, ask
+    from flowshield.pipeline.asking import ask_guard_of
 
     if parsed.state is not None and (parsed.step is not None or parsed.follow is not None):
         raise UsageError("--step and --follow go with --seed, not with --state")
@@ -74,15 +79,24 @@ def _ask(parsed: argparse.Namespace, reporter: Reporter, typed: str) -> None:
     run = TrainedRun(parsed.run_dir)
     torch.set_num_threads(run.config.n_threads)
     source, answer = ask(run, question)
+    made = ask_guard_of(run, source["shield"], source["state"], answer.command)
     if parsed.json:
-        reporter.line(json_text({**source, **answer.record()}))
+        guard = {"reason": made} if isinstance(made, str) else made.record()
+        reporter.line(json_text({**source, **answer.record(), "guard": guard}))
         return
+    guarded = _guard_lines(made, answer.return_decimals)
     command, verdict, *rest = answer_lines(answer)
     bound = _bound_lines(source["bound"], answer.command[1], answer.return_decimals)
     sure = [("caution", source["first_look"])] if source["first_look"] else []
-    for name, text in [*_source_lines(source), command, verdict, *bound, *rest, *sure]:
+    for name, text in [*_source_lines(source), command, verdict, *bound, *rest, *guarded, *sure]:
         far = source["outside"] and name in ("nearest", "returns")
         reporter.line(f"{name:<{_WIDTH}}{text}{' (extrapolated)' if far else ''}")
+
+
+def _guard_lines(made: "GuardedAnswer | str", decimals: int | None) -> list[tuple[str, str]]:
+    from flowshield.evaluation.guarded_answer import guarded_lines
+
+    return [("guard", made)] if isinstance(made, str) else guarded_lines(made, decimals)
 
 
 def _source_lines(source: dict[str, Any]) -> list[tuple[str, str]]:

@@ -22,15 +22,14 @@ class Answer:
 
     Attributes:
         command: The request, (horizon in steps, return in raw reward).
-        supported: Whether the data support it: whether the agent may be commanded it.
+        supported: Whether the data support it.
         score: How well it is supported, nats; -inf where the shield cannot compute it or a lent
             bound excludes it.
         threshold: The least supported score at this state, nats.
         score_type: "density" or "achievability".
         alpha: The false-alarm rate that the threshold promises.
         promise: What exactly is promised, one sentence.
-        nearest: The request itself where it is supported, else what the agent is commanded in its
-            place.
+        nearest: The request itself where it is supported, else the nearest command that is.
         nearest_score: Its score.
         nearest_supported: False only where no supported command was found; then `nearest` is the
             best supported sample.

@@ -24,8 +24,8 @@ def answer_lines(answer: Answer) -> list[tuple[str, str]]:
 
 def _verdict(answer: Answer) -> str:
     if answer.supported:
-        return "supported: the agent may be commanded it"
-    return "NOT supported: the agent should not be commanded it"
+        return "supported: the data's behaviour did so from states like this one"
+    return "NOT supported: nothing in the data did so from states like this one"
 
 
 def _score(answer: Answer) -> str:

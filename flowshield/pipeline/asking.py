@@ -1,6 +1,6 @@
 """Asks a run's shield about a command, at a state that is given or that an episode comes by."""
 
-__all__ = ["Question", "ask", "outside_data", "state_in_episode"]
+__all__ = ["Question", "ask", "ask_guard_of", "outside_data", "state_in_episode"]
 
 import math
 from collections.abc import Sequence
@@ -17,8 +17,9 @@ from flowshield.data.storage import dataset_exists
 from flowshield.errors import ConfigError, DataError, FlowshieldError, ShapeError, UsageError
 from flowshield.evaluation import Answer, ask_shield, run_episode
 from flowshield.evaluation.cell_grid import Command
+from flowshield.evaluation.guarded_answer import GuardedAnswer, ask_guard
 from flowshield.filesystem import is_uri
-from flowshield.models import BaseShield
+from flowshield.models import BaseShield, OutcomeGuard
 from flowshield.models.shields import episodes_needed
 from flowshield.pipeline.collecting import dataset_path
 from flowshield.pipeline.run_verdict import run_first_look
@@ -78,6 +79,28 @@ def ask(run: TrainedRun, question: Question) -> tuple[dict[str, Any], Answer]:
         raise UsageError(str(error)) from error
     told = {"state": state, "outside": _outside(run, state), "bound": _bound(run, state)}
     return {**source, **told, "first_look": run_first_look(run.folder, shield)}, answer
+
+
+def ask_guard_of(
+    run: TrainedRun, shield: str, state: Sequence[float], command: Sequence[float]
+) -> GuardedAnswer | str:
+    """What a run's guard makes of a command, or one sentence why that is not known.
+
+    Args:
+        run: A trained run.
+        shield: Name.
+        state: [state_dim], raw.
+        command: (horizon in steps, at least 1; return in raw reward).
+    """
+    kind = run.config.guard.kind
+    if kind != "outcome":
+        return f"not known: the run has guard.kind={kind}, which predicts nothing"
+    try:
+        guard, certificate = run.guard(shield), run.certificate(shield)
+    except UsageError as error:
+        return f"not known: {error}"
+    assert isinstance(guard, OutcomeGuard)
+    return ask_guard(guard, certificate, state, command)
 
 
 def outside_data(states: ArrayLike, state: ArrayLike) -> list[dict[str, float]]:

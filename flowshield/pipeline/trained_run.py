@@ -102,15 +102,8 @@ class TrainedRun:
             return None
         if settings.kind == "support":
             return SupportGuard(shield, name)
-        path = self.folder.fetched(self.folder.certificate(name))
-        if not path.is_file():
-            raise UsageError(
-                f"{self.folder.place} holds no certificate of {name}: "
-                f"{typed_again(self.config, 'certify', self.folder.place)} makes it, and "
-                "guard.kind=support needs none"
-            )
         return certified_guard(
-            Certificate.from_json(read_json(path)["certificate"]),
+            self.certificate(name),
             shield,
             self.outcome(),
             every=settings.every,
@@ -118,6 +111,22 @@ class TrainedRun:
             projection=settings.projection,
             name=name,
         )
+
+    def certificate(self, name: str) -> Certificate:
+        """What is certified of a shield's outcome guard.
+
+        Raises:
+            UsageError: The run was not certified.
+            FileFormatError: The file is none of this release.
+        """
+        path = self.folder.fetched(self.folder.certificate(name))
+        if not path.is_file():
+            raise UsageError(
+                f"{self.folder.place} holds no certificate of {name}: "
+                f"{typed_again(self.config, 'certify', self.folder.place)} makes it, and "
+                "guard.kind=support needs none"
+            )
+        return Certificate.from_json(read_json(path)["certificate"])
 
     def outcome(self) -> OutcomeModel:
         """What the agent gets under a command.
