@@ -66,8 +66,8 @@ def test_a_tiny_cartpole_becomes_tables_and_is_not_measured_again(harm, tables, 
     (alone,) = rows_of(text, "none", 3)
     assert alone[1].startswith(f"{np.mean(cells['none_20_20']['returns']):.1f}; ")
     every = (tmp_path / "cells.md").read_text()
-    # of each intent: none, five guards for both and two of its own, at two commands
-    assert len(rows_of(every, "cartpole", 13)) == 2 * 2 * 8
+    # none and five guards for both intents, two of at_least and one of exact, at two commands
+    assert len(rows_of(every, "cartpole", 13)) == 2 * (2 * 6 + 3)
 
     kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     first = folder / "clip_20_20.json"
