@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flowshield.cli import main
 from flowshield.data import TrajectoryDataset
+from flowshield.evaluation.guarded_answer import ask_guard, guarded_lines
 from flowshield.evaluation.summary import verdict_lines
 from flowshield.models import OutcomeGuard, SupportGuard, UDRLAgent
 from flowshield.models.outcome import weights_checksum
@@ -298,7 +299,7 @@ def test_ask_tells_what_the_policy_gets_and_what_the_guard_does(finished, capsys
     words = ["ask", str(finished), "--seed", "1", "--command", *map(str, command)]
     capsys.readouterr()
     assert main([*words, "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    answer = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     trained = TrainedRun(finished)
     guard, told = trained.guard("quantile"), answer["guard"]
     state, request = torch.tensor([answer["state"]]), torch.tensor([command])
@@ -316,6 +317,35 @@ def test_ask_tells_what_the_policy_gets_and_what_the_guard_does(finished, capsys
     assert f"guard         {done}" in text and told["certificate"] in text
     low, high = (f"{told['predicted'][end]:.1f}".replace("-", "−") for end in ("low", "high"))
     assert f"gets {low} to {high}" in text
+
+
+def test_what_is_told_of_a_replaced_command(finished):
+    trained = TrainedRun(finished)
+    guard, command = trained.guard("quantile").with_rule(0.0), [3.0, 50.0]  # out of reach
+    start, _ = trained.make_env().reset(seed=1)
+    told = ask_guard(guard, trained.certificate("quantile"), start.tolist(), command)
+    state, request = torch.tensor(start).unsqueeze(0), torch.tensor([command])
+    chosen = guard.decide(state, request, request).command
+    assert told.replaced and told.carried_out == tuple(chosen[0].tolist()) != tuple(command)
+    here, there = (guard.outcome.predict(state, asked) for asked in (request, chosen))
+    assert told.predicted.mean == pytest.approx(float(here.mean))
+    assert told.predicted_carried_out.mean == pytest.approx(float(there.mean))
+    assert float(there.mean) > float(here.mean)
+    policy, done, _ = guarded_lines(told, 1)
+    ends = [f"{float(end):.1f}".replace("-", "−") for end in (there.low, there.high)]
+    assert done[1].startswith("replaced by return ") and f"gets {' to '.join(ends)}" in done[1]
+    assert policy[1].startswith("asked for this, it gets ") and done[1] != policy[1]
+
+
+def test_ask_predicts_nothing_of_another_agent(copied, capsys):
+    agent = UDRLAgent.load(copied / "models" / "agent.pt")
+    with torch.no_grad():
+        next(agent.parameters()).add_(0.1)
+    agent.save(copied / "models" / "agent.pt")
+    capsys.readouterr()
+    assert main(["ask", str(copied), "--seed", "1", "--command", "10", "3", "--json"]) == 0
+    guard = json.loads(capsys.readouterr().out)["guard"]
+    assert "expected the policy that the outcome model was fitted to" in guard["reason"]
 
 
 def test_ask_says_why_nothing_is_predicted(fresh, capsys):

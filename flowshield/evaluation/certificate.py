@@ -52,8 +52,8 @@ ASSUMPTIONS: Final = (
     "Every episode was run with the guard and without it from the same start, and trained and "
     "selected nothing.",
     "The episodes are independent of each other and are tested in the order of their numbers.",
-    "Their number was fixed before. Who tries again with more, because fewer did not do, must "
-    "halve delta.",
+    "Their number was fixed beforehand. Whoever tests again with more, because this test failed, "
+    "must halve delta.",
     "Where harm is more than the whole range of returns, it counts as the whole range.",
 )
 

@@ -23,7 +23,7 @@ def certified_guard(
     *,
     every: int,
     n_candidates: int,
-    projection: bool = False,
+    projection: bool,
     name: str,
 ) -> OutcomeGuard:
     """The guard that a certificate speaks of, by its rule; without one it replaces nothing.

@@ -288,10 +288,7 @@ def mcnemar_test(a: ArrayLike, b: ArrayLike) -> PairedTest:
         DataError: The inputs are empty, of unequal lengths, or hold anything but True and False.
         ShapeError: Either has more than one dimension.
     """
-    difference = _differences(a, b, minimum=1)
-    if not np.isin(np.concatenate([_finite("a", a), _finite("b", b)]), (0.0, 1.0)).all():
-        raise DataError("expected True and False in a and b, got other numbers")
-    only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
+    difference, only_a, only_b = _disagreements(a, b)
     p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     return PairedTest(float(only_a), float(p_value), float(difference.mean()), difference.size)
 
@@ -335,10 +332,8 @@ def non_inferiority_test(a: ArrayLike, b: ArrayLike, margin: float) -> PairedTes
         DataError: The inputs are empty, of unequal lengths, or hold anything but True and False.
         ShapeError: Either has more than one dimension.
     """
-    difference = _differences(a, b, minimum=1)
-    if not np.isin(np.concatenate([_finite("a", a), _finite("b", b)]), (0.0, 1.0)).all():
-        raise DataError("expected True and False in a and b, got other numbers")
-    n, more, less = difference.size, int((difference > 0).sum()), int((difference < 0).sum())
+    difference, more, less = _disagreements(a, b)
+    n = difference.size
     seen = float(non_inferiority_z(more, less, n, margin))
     most = _most_within(n, margin, seen)
     shares = margin + (1 - margin) * np.linspace(0.0, 1.0, _NUISANCE) ** 2
@@ -348,6 +343,14 @@ def non_inferiority_test(a: ArrayLike, b: ArrayLike, margin: float) -> PairedTes
         ends = shares[max(best - 1, 0)], shares[min(best + 1, _NUISANCE - 1)]
         shares = np.linspace(*ends, _NUISANCE)
     return PairedTest(seen, min(max(found), 1.0), float(difference.mean()), n)
+
+
+def _disagreements(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], int, int]:
+    """Differences [n] of yes and no, and how many pairs have a yes in a only, and in b only."""
+    difference = _differences(a, b, minimum=1)
+    if not np.isin(np.concatenate([_finite("a", a), _finite("b", b)]), (0.0, 1.0)).all():
+        raise DataError("expected True and False in a and b, got other numbers")
+    return difference, int((difference > 0).sum()), int((difference < 0).sum())
 
 
 def _most_within(n: int, margin: float, seen: float) -> NDArray[np.int64]:

@@ -158,8 +158,8 @@ class OutcomeGuard:
         every: Steps from one decision to the next.
         n_candidates: Samples of the shield at each decision.
         name: What results call it.
-        projection: Whether the request's projection is a candidate too. The samples lie about it
-            already, and it takes longer than all the rest.
+        projection: Whether the request's projection is a candidate too. It takes longer than the
+            rest of a decision, and hardly ever beats the best sample.
         n_uncomputed: Candidates of which a prediction is NaN or infinite; none of them is chosen,
             and where the request is one, it is left alone.
     """

@@ -97,9 +97,10 @@ def ask_guard_of(
         return f"not known: the run has guard.kind={kind}, which predicts nothing"
     try:
         guard, certificate = run.guard(shield), run.certificate(shield)
-    except UsageError as error:
+        assert isinstance(guard, OutcomeGuard)
+        guard.check_policy(run.agent())
+    except (UsageError, ConfigError) as error:
         return f"not known: {error}"
-    assert isinstance(guard, OutcomeGuard)
     return ask_guard(guard, certificate, state, command)
 
 

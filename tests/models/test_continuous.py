@@ -344,6 +344,7 @@ def test_common_commands_are_the_common_samples(cls, solver):
     torch.testing.assert_close(found, known, rtol=1e-3, atol=1e-3)
 
 
+@torch.no_grad()
 def test_common_samples_estimate_probabilities_better_than_random_ones():
     shield, state = perfect(FlowMatchingShield, n_steps=16), states()[:1]
     middle = truth(state).mean[0, 1]

@@ -73,6 +73,19 @@ def grid(m=5):
     return s.unsqueeze(1), torch.stack([torch.full_like(asked, 20.0), 10 * asked], dim=1)
 
 
+def test_half_of_what_is_learnt_from_are_starts():
+    """Failure, here, says whether a row is a start: a tenth are, and half of the batches more."""
+
+    def rows(n, seed):
+        drawn_rows = drawn(noisy, 10 * n, seed)
+        place = torch.arange(10 * n)
+        return drawn_rows._replace(failed=place % 10 == 0, episodes=place // 10)
+
+    model = OutcomeModel(1, **SMALL).fit(rows(300, 1), rows(60, 2), n_steps=200)
+    state, command = grid()
+    assert float(model.predict(state, command).failure.mean()) == pytest.approx(0.55, abs=0.05)
+
+
 def test_quantiles_of_a_known_law_are_recovered(noisy_model):
     state, command = grid()
     found = noisy_model.law(state, command.unsqueeze(1)).returns.mean(0).squeeze(1)

@@ -184,7 +184,7 @@ class ContinuousShield(BaseShield):
 
     @torch.no_grad()
     def common_commands(self, state: Tensor, n_samples: int) -> Tensor:
-        """See `CommandModel`: without the divergence, which takes more than half of the time."""
+        """See `CommandModel`: without the divergence, which only a density needs."""
         check_batch(state=(state, self.state_dim))
         context = self.field.encode(self.state_standardizer(state))
         biases = self._biases(context, self.n_steps, n_samples)
